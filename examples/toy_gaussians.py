@@ -1,0 +1,347 @@
+"""Train a GAN on points of the plane, and see what its loss and its penalty do.
+
+    python examples/toy_gaussians.py                      # eight Gaussians, about a minute
+    python examples/toy_gaussians.py --penalty none       # the same without a penalty
+    python examples/toy_gaussians.py --preset p3-ring     # the settings of a paper
+
+Writes samples.npy, history.csv, metrics.json, summary.png and evolution.gif to --out. Ctrl-C
+stops early and still writes them.
+"""
+
+import argparse
+import io
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import tinygan as tg
+from tinygan import data, losses, metrics, models, nn, optim, penalties
+from tinygan.backend import check_device
+from tinygan.study.fields import gradient_field, value_surface
+from tinygan.train import GAN, Diverged, train
+
+SAMPLES = 2500
+
+DATASETS = {  # a function of the scale, and the scale that is taken without --scale
+    "8gaussians": (data.eight_gaussians, 2.0),
+    "25gaussians": (data.twenty_five_gaussians, 1.0),
+    "swissroll": (data.SwissRoll, 1.0),
+    "ring": (lambda scale: data.ring(radius=scale, deviation=0.01 * scale), 1.0),
+    "grid": (lambda scale: data.grid(spacing=2.0 * scale, deviation=0.05 * scale), 1.0),
+}
+LOSSES = {
+    "minimax": losses.MINIMAX,
+    "non-saturating": losses.NON_SATURATING,
+    "wasserstein": losses.WASSERSTEIN,
+    "least-squares": losses.LEAST_SQUARES,
+    "hinge": losses.HINGE,
+}
+PENALTIES = {
+    "none": None,
+    "0-gp": penalties.zero_gp,
+    "0-gp-sample": penalties.zero_gp_sample,
+    "1-gp": penalties.one_gp,
+    "lp": penalties.lp,
+    "r1": penalties.r1,
+    "r2": penalties.r2,
+    "dragan": penalties.dragan,
+}
+INITS = {  # weights, biases
+    "he-uniform": (nn.he_uniform, nn.zeros),
+    "he-normal": (nn.he_normal, nn.zeros),
+    "xavier-uniform": (nn.xavier_uniform, nn.zeros),
+    "xavier-normal": (nn.xavier_normal, nn.zeros),
+    "normal-.02": (nn.Normal(0.02), nn.zeros),
+    "fan-in": (nn.fan_in_uniform, nn.fan_in_uniform),
+    "orthogonal": (nn.Orthogonal(1.4), nn.zeros),
+}
+ACTIVATIONS = {"relu": tg.ops.relu, "leaky-relu": tg.ops.leaky_relu, "tanh": tg.ops.tanh}
+
+DEFAULT = dict(
+    dataset="8gaussians", scale=None, loss="non-saturating", penalty="0-gp", weight=0.1,
+    penalise="logit", optimizer="adam", lr_g=1e-3, lr_d=1e-3, betas=(0.5, 0.9), clip=None,
+    init="he-uniform", activation="relu", batch=256, latent=2, hidden=128, depth=3,
+    critic_steps=1, steps=6000, decay=True,
+)  # fmt: skip
+PRESETS = {  # what differs from the default; sources in the comments
+    "default": {},
+    # Improving Generalization and Stability of GANs (ICLR 2019), Figure 2, its public code
+    "p3-ring": dict(
+        scale=10.0, weight=10.0, penalise="probability", optimizer="sgd", lr_g=3e-3, lr_d=3e-3,
+        init="fan-in", batch=128, hidden=512, steps=20000, decay=False,
+    ),
+    # the same, Figure 5
+    "p3-evolution": dict(
+        scale=10.0, weight=100.0, penalise="probability", optimizer="sgd", lr_g=3e-3, lr_d=3e-3,
+        init="fan-in", batch=128, hidden=512, steps=20000, decay=False,
+    ),
+    # the same with two rates; they are not published, 3e-3 and 9e-3 are ours
+    "p3-ttur": dict(
+        scale=10.0, weight=10.0, penalise="probability", optimizer="sgd", lr_g=3e-3, lr_d=9e-3,
+        init="fan-in", batch=128, hidden=512, steps=20000, decay=False,
+    ),
+    # Gulrajani et al. (2017), the public toy code
+    "wgan-gp": dict(
+        loss="wasserstein", penalty="1-gp", weight=0.1, lr_g=1e-4, lr_d=1e-4, hidden=512,
+        critic_steps=5, steps=10000, decay=False,
+    ),
+    # Arjovsky et al. (2017), the settings of its images on our toy networks
+    "wgan": dict(
+        loss="wasserstein", penalty="none", clip=0.01, optimizer="rmsprop", lr_g=5e-5, lr_d=5e-5,
+        batch=64, hidden=512, critic_steps=5, steps=10000, decay=False,
+    ),
+    # the standard GAN, otherwise as the default
+    "gan": dict(penalty="none"),
+    # Petzka et al. (2018) and Kodali et al. (2017) with their weights
+    "wgan-lp": dict(
+        loss="wasserstein", penalty="lp", weight=10.0, lr_g=1e-4, lr_d=1e-4, hidden=512,
+        critic_steps=5, steps=10000, decay=False,
+    ),
+    "dragan": dict(penalty="dragan", weight=10.0),
+    # the ring of the unrolled-GAN demonstration (Metz et al. 2017), without unrolling
+    "unrolled-ring": dict(
+        dataset="ring", loss="minimax", penalty="none", lr_g=1e-3, lr_d=1e-4, betas=(0.5, 0.999),
+        init="orthogonal", activation="tanh", batch=512, latent=256, depth=2, steps=25000,
+        decay=False,
+    ),
+}  # fmt: skip
+
+
+def parse(argv):
+    """Settings from the command line: an option, else the preset's value, else the default."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    number, count = _positive(float), _positive(int)
+    add = parser.add_argument
+    add("--preset", choices=PRESETS, default="default", help="settings to start from")
+    add("--dataset", choices=DATASETS, help="what is learned")
+    add("--scale", type=number, help="the data's scale; each set has its own default")
+    add("--loss", choices=LOSSES, help="the objectives of both sides")
+    add("--penalty", choices=PENALTIES, help="the critic's gradient penalty")
+    add("--weight", type=number, help="λ, the penalty's weight; R1's and R2's γ is 2λ")
+    add("--penalise", choices=("logit", "probability"), help="the slope of D or of σ(D)")
+    add("--optimizer", choices=("sgd", "rmsprop", "adam"), help="for both sides")
+    add("--lr-g", type=number, help="the generator's rate")
+    add("--lr-d", type=number, help="the critic's rate")
+    add("--betas", type=_fraction, nargs=2, metavar="β", help="Adam's decay rates")
+    add("--clip", type=number, help="limit of the critic's weights after each step")
+    add("--init", choices=INITS, help="initial weights")
+    add("--activation", choices=ACTIVATIONS, help="of the hidden layers")
+    add("--batch", type=count, help="samples in a batch")
+    add("--latent", type=count, help="the generator's number of inputs")
+    add("--hidden", type=count, help="width of the hidden layers")
+    add("--depth", type=count, help="number of hidden layers")
+    add("--critic-steps", type=count, help="critic steps before each generator step")
+    add("--steps", type=count, help="generator steps")
+    add("--decay", action=argparse.BooleanOptionalAction, help="rates to 0 over the second half")
+    add("--seed", type=_seed, default=0, help="of all random numbers")
+    add("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute")
+    add("--out", type=Path, default=Path("runs/toy"), help="folder for the results")
+    add("--quiet", action="store_true", help="no progress bar and no report")
+    preset = parser.parse_known_args(argv)[0].preset
+    parser.set_defaults(**{**DEFAULT, **PRESETS[preset]})
+    args = parser.parse_args(argv)
+    try:
+        check_device(args.device)
+        _check_folder(args.out)
+    except (RuntimeError, OSError) as error:
+        parser.error(str(error))
+    return args
+
+
+def _positive(kind):
+    def parse_number(text):
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+        return value
+
+    parse_number.__name__ = kind.__name__
+    return parse_number
+
+
+def _fraction(text):
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value
+
+
+def _seed(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative; seeds are 0 or more")
+    return value
+
+
+def _check_folder(out):
+    """Make the folder and try a file in it, before any work."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise OSError(f"--out {out} cannot be written: {error.strerror}; name another") from error
+
+
+def build(args):
+    """The game that the settings describe."""
+    weight_init, bias_init = INITS[args.init]
+    pair = models.mlp_pair(
+        2, args.latent, args.hidden, args.depth, activation=ACTIVATIONS[args.activation],
+        weight_init=weight_init, bias_init=bias_init,
+    )  # fmt: skip
+    if args.optimizer == "adam":
+        g, d = (optim.Adam(rate, tuple(args.betas)) for rate in (args.lr_g, args.lr_d))
+    elif args.optimizer == "rmsprop":
+        g, d = optim.RMSProp(args.lr_g), optim.RMSProp(args.lr_d)
+    else:
+        g, d = optim.SGD(args.lr_g), optim.SGD(args.lr_d)
+    of = tg.ops.sigmoid if args.penalise == "probability" else None
+    make = PENALTIES[args.penalty]
+    return GAN(
+        pair.generator, pair.critic, g, d, LOSSES[args.loss],
+        penalty=make(args.weight, of) if make else None, clip=args.clip,
+    )  # fmt: skip
+
+
+def measure(samples, dataset, stream):
+    """Every score of the samples; those of modes are None where the data has no modes."""
+    real, other = dataset.sample(SAMPLES, stream), dataset.sample(SAMPLES, stream)
+    scores = {
+        "w1": metrics.wasserstein1(samples, real),
+        "w1_of_real": metrics.wasserstein1(other, real),
+        "sliced_w1": metrics.sliced_wasserstein1(samples, real, stream),
+        "jensen_shannon": metrics.jensen_shannon(samples, real),
+    }
+    names = ("modes", "modes20", "high_quality", "share_within_5_percent", "reverse_kl")
+    scores.update(dict.fromkeys(names))
+    if isinstance(dataset, data.Mixture):
+        close = metrics.mode_coverage(samples, dataset)
+        near = metrics.mode_coverage(samples, dataset, within=0.05 * dataset.radius)
+        scores.update(
+            modes=close.modes,
+            modes20=close.modes20,
+            high_quality=close.high_quality,
+            share_within_5_percent=near.high_quality,
+            modes20_within_5_percent=near.modes20,
+            reverse_kl=close.reverse_kl if math.isfinite(close.reverse_kl) else None,
+        )
+    return scores
+
+
+def write_whole(path, content):
+    """Write bytes so that ``path`` holds the old content or the new, never a part."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def array_bytes(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def draw(args, gan, players, run_stream, dataset, history, frames, samples, title):
+    """summary.png and evolution.gif as bytes; matplotlib is loaded only here."""
+    from tinygan.study.plots import as_bytes, toy_evolution, toy_summary
+
+    extent = 1.5 * dataset.radius
+    real = tg.to_host(dataset.sample(SAMPLES, run_stream))
+    probability = args.loss in ("minimax", "non-saturating")
+
+    def critic(x):
+        return gan.critic(players.critic, x)
+
+    summary = as_bytes(
+        toy_summary,
+        title=title,
+        real=real,
+        samples=samples,
+        extent=extent,
+        surface=value_surface(
+            critic, extent, of=tg.ops.sigmoid if probability else None, device=args.device
+        ),
+        surface_label="σ(D(x)), the probability of real" if probability else "D(x)",
+        field=gradient_field(
+            critic, extent, of=tg.ops.log_sigmoid if probability else None, device=args.device
+        ),
+        history=history,
+    )
+    return summary, as_bytes(toy_evolution, frames=frames, real=real, extent=extent)
+
+
+def main(argv=None):
+    args = parse(argv)
+    make, usual = DATASETS[args.dataset]
+    dataset = make(usual if args.scale is None else args.scale)
+    gan = build(args)
+    stream = tg.Stream(args.seed, device=args.device)
+    probe = stream.child(2).normal((SAMPLES, args.latent))
+    marks = {0, *(round(step) for step in np.geomspace(1, args.steps, 24))}
+    frames = []
+
+    def watch(step, players):
+        if step in marks:
+            frames.append((step, tg.to_host(gan.generator(players.generator, probe))))
+
+    start, stopped = time.perf_counter(), None
+    try:
+        run = train(
+            gan, gan.init(stream.child(0)), dataset.sample, args.steps, stream.child(1),
+            batch=args.batch, latent=args.latent, critic_steps=args.critic_steps,
+            schedule=(lambda step: min(1.0, 2 * (1 - step / args.steps))) if args.decay else None,
+            progress=not args.quiet, watch=watch,
+        )  # fmt: skip
+        players, history = run.players, run.history
+        stopped = "Ctrl-C" if run.interrupted else None
+    except Diverged as error:
+        players, history, stopped = error.players, error.history, str(error)
+    seconds = time.perf_counter() - start
+    done = history.records[-1].step if history.records else 0
+    if done == 0:
+        sys.exit(f"nothing was learned: {stopped}")
+
+    samples = tg.to_host(gan.generator(players.generator, probe))
+    scores = measure(samples, dataset, tg.Stream(args.seed).child(3))
+    report = {
+        **scores,
+        "seconds": seconds,
+        "steps_done": done,
+        "stopped": stopped,
+        "seed": args.seed,
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        "versions": {
+            "tinygan": tg.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        },
+    }
+    title = f"{args.dataset}, {args.loss} loss, penalty {args.penalty}, iteration {done:,}"
+    summary, evolution = draw(
+        args, gan, players, stream.child(4), dataset, history, frames, samples, title
+    )
+    write_whole(args.out / "samples.npy", array_bytes(samples))
+    write_whole(args.out / "history.csv", history.csv().encode())
+    write_whole(args.out / "metrics.json", (json.dumps(report, indent=2) + "\n").encode())
+    write_whole(args.out / "summary.png", summary)
+    write_whole(args.out / "evolution.gif", evolution)
+    if not args.quiet:
+        for name, value in scores.items():
+            print(f"{name:>26}  {value if not isinstance(value, float) else round(value, 4)}")
+        print(f"{done:,} iterations in {seconds:.1f} s; results in {args.out}")
+    if stopped and stopped != "Ctrl-C":
+        sys.exit(f"stopped early: {stopped}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""tinygan: GANs from scratch on NumPy or CuPy, with every gradient in plain sight."""
+
+from tinygan import losses, models, nn, ops, optim, penalties
+from tinygan.backend import Stream, to_device, to_host
+from tinygan.check import check_gradients
+from tinygan.engine import (
+    Tensor,
+    grad,
+    grad_values,
+    hvp,
+    jvp,
+    observe,
+    primitive,
+    stop_gradient,
+    tape,
+    track,
+    values,
+    vjp,
+)
+from tinygan.tree import tree_map
+
+__version__ = "0.1.0"
+__all__ = [
+    "Stream",
+    "Tensor",
+    "check_gradients",
+    "grad",
+    "grad_values",
+    "hvp",
+    "jvp",
+    "losses",
+    "models",
+    "nn",
+    "observe",
+    "ops",
+    "optim",
+    "penalties",
+    "primitive",
+    "stop_gradient",
+    "tape",
+    "to_device",
+    "to_host",
+    "track",
+    "tree_map",
+    "values",
+    "vjp",
+]

@@ -1,0 +1,262 @@
+"""Optimisers as pure functions over trees of arrays: new parameters and new state, none changed.
+
+    state = optimizer.init(params)
+    params, state = optimizer.update(params, gradients, state)
+
+A rate that varies is passed to ``update``; the schedules below make it.
+Source: the updates are PyTorch's (torch.optim), to the rounding.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinygan import tree as trees
+from tinygan.engine import Tensor, primitive
+
+
+@primitive
+def descend(p, d, rate):
+    """A step down.
+
+    y = p − rate·d
+    """
+    y = d * -rate
+    y += p
+    return y
+
+
+@primitive
+def accumulate(m, d, *, momentum):
+    """The velocity of momentum.
+
+    y = momentum·m + d
+    """
+    y = m * momentum
+    y += d
+    return y
+
+
+@primitive
+def blend(m, d, *, decay):
+    """The moving average.
+
+    y = decay·m + (1 − decay)·d
+    """
+    y = d * (1 - decay)
+    y += m * decay
+    return y
+
+
+@primitive
+def blend_square(v, d, *, decay):
+    """The moving average of squares.
+
+    y = decay·v + (1 − decay)·d²
+    """
+    y = d * d
+    y *= 1 - decay
+    y += v * decay
+    return y
+
+
+@primitive
+def descend_scaled(p, m, v, rate, root, *, eps):
+    """A step down, each component by its own scale.
+
+    y = p − rate·m/(root·√v + eps)
+    """
+    scale = np.sqrt(v)
+    scale *= root
+    scale += eps
+    y = m / scale
+    y *= -rate
+    y += p
+    return y
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent, with momentum or Nesterov's.
+
+    b ← momentum·b + g;  p ← p − rate·b, with g + momentum·b in b's place for Nesterov
+
+    Source: PyTorch's SGD (dampening 0).
+    """
+
+    rate: float
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self):
+        _check("SGD", self.rate, momentum=self.momentum)
+        if self.nesterov and not self.momentum:
+            raise ValueError("SGD: nesterov needs a momentum above 0")
+
+    def init(self, params):
+        """The state before the first step."""
+        _refuse_tensors("SGD.init", params)
+        return {"velocity": trees.tree_map(np.zeros_like, params)} if self.momentum else {}
+
+    def update(self, params, grads, state, rate=None):
+        """(new parameters, new state) after one step; ``rate`` overrides the optimiser's."""
+        _check_grads("SGD", params, grads)
+        direction, new = grads, {}
+        if self.momentum:
+            velocity = trees.tree_map(
+                lambda m, g: accumulate(m, g, momentum=self.momentum), state["velocity"], grads
+            )
+            new["velocity"] = direction = velocity
+            if self.nesterov:
+                direction = trees.tree_map(
+                    lambda m, g: accumulate(m, g, momentum=self.momentum), velocity, grads
+                )
+        rate = self.rate if rate is None else rate
+        return trees.tree_map(lambda p, d: descend(p, d, _scalar(rate, p)), params, direction), new
+
+
+@dataclass(frozen=True)
+class RMSProp:
+    """Steps scaled by the root of a moving average of squared gradients.
+
+    v ← decay·v + (1 − decay)·g²;  p ← p − rate·g/(√v + eps)
+
+    Source: Tieleman & Hinton (2012) in PyTorch's form: eps outside the root.
+    """
+
+    rate: float
+    decay: float = 0.99
+    eps: float = 1e-8
+
+    def __post_init__(self):
+        _check("RMSProp", self.rate, decay=self.decay)
+
+    def init(self, params):
+        """The state before the first step."""
+        _refuse_tensors("RMSProp.init", params)
+        return {"square": trees.tree_map(np.zeros_like, params)}
+
+    def update(self, params, grads, state, rate=None):
+        """(new parameters, new state) after one step; ``rate`` overrides the optimiser's."""
+        _check_grads("RMSProp", params, grads)
+        square = trees.tree_map(
+            lambda v, g: blend_square(v, g, decay=self.decay), state["square"], grads
+        )
+        rate = self.rate if rate is None else rate
+
+        def step(p, g, v):
+            return descend_scaled(p, g, v, _scalar(rate, p), _scalar(1.0, p), eps=self.eps)
+
+        return trees.tree_map(step, params, grads, square), {"square": square}
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Moving averages of the gradient and its square, both corrected for their start at 0.
+
+    m ← β₁·m + (1 − β₁)·g;  v ← β₂·v + (1 − β₂)·g²
+    p ← p − rate·(m/(1 − β₁ᵗ))/(√(v/(1 − β₂ᵗ)) + eps)
+
+    Source: Kingma & Ba (2015) in PyTorch's form: eps outside the root.
+    """
+
+    rate: float
+    betas: tuple = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self):
+        _check("Adam", self.rate, beta1=self.betas[0], beta2=self.betas[1])
+
+    def init(self, params):
+        """The state before the first step."""
+        _refuse_tensors("Adam.init", params)
+        return {
+            "step": 0,
+            "mean": trees.tree_map(np.zeros_like, params),
+            "square": trees.tree_map(np.zeros_like, params),
+        }
+
+    def update(self, params, grads, state, rate=None):
+        """(new parameters, new state) after one step; ``rate`` overrides the optimiser's."""
+        _check_grads("Adam", params, grads)
+        beta1, beta2 = self.betas
+        t = state["step"] + 1
+        mean = trees.tree_map(lambda m, g: blend(m, g, decay=beta1), state["mean"], grads)
+        square = trees.tree_map(
+            lambda v, g: blend_square(v, g, decay=beta2), state["square"], grads
+        )
+        rate = (self.rate if rate is None else rate) / (1 - beta1**t)
+        root = 1 / math.sqrt(1 - beta2**t)
+
+        def step(p, m, v):
+            return descend_scaled(p, m, v, _scalar(rate, p), _scalar(root, p), eps=self.eps)
+
+        params = trees.tree_map(step, params, mean, square)
+        return params, {"step": t, "mean": mean, "square": square}
+
+
+# Schedules: step number, from 0, to rate.
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    """From ``start`` to ``end`` in equal parts over ``steps`` steps, then ``end``.
+
+    rate(t) = start + (end − start)·min(t/steps, 1)
+    """
+
+    start: float
+    end: float
+    steps: int
+
+    def __call__(self, step):
+        return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
+
+
+@dataclass(frozen=True)
+class ExponentialDecay:
+    """``start``, times ``factor`` for every ``steps`` steps.
+
+    rate(t) = start·factor^(t/steps)
+    """
+
+    start: float
+    factor: float
+    steps: int
+
+    def __call__(self, step):
+        return self.start * self.factor ** (step / self.steps)
+
+
+def _scalar(value, like):
+    """A number that varies from step to step as a 0-d array, an input and not a constant."""
+    return np.asarray(value, like.dtype) if type(like) is np.ndarray else value
+
+
+def _check(name, rate, **fractions):
+    if not 0 < rate < math.inf:
+        raise ValueError(f"{name}: rate is {rate}; expected a number above 0")
+    for key, value in fractions.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}: {key} is {value}; expected 0 or more and below 1")
+
+
+def _refuse_tensors(where, tree):
+    if any(type(a) is Tensor for a in trees.leaves(tree)):
+        raise TypeError(
+            f"{where}: given a Tensor; optimisers work on plain arrays. Use grad_values for "
+            "gradients and values(params) for parameters"
+        )
+
+
+def _check_grads(name, params, grads):
+    _refuse_tensors(f"{name}.update", params)
+    _refuse_tensors(f"{name}.update", grads)
+
+    for p, g in zip(trees.leaves(params), trees.leaves(grads), strict=True):
+        if p.shape != g.shape or p.dtype != g.dtype:
+            raise ValueError(
+                f"{name}.update: a gradient of {g.dtype}{list(g.shape)} for a parameter of "
+                f"{p.dtype}{list(p.shape)}; expected the same shape and dtype"
+            )

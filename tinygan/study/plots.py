@@ -1,0 +1,134 @@
+"""Pictures in one house style: colour-blind safe, axes named, readable in print.
+
+Figures are made without pyplot: no global state, no window, any thread.
+"""
+
+import io
+
+import numpy as np
+
+REAL, FAKE, CRITIC, GENERATOR = "#56B4E9", "#D55E00", "#0072B2", "#D55E00"  # Okabe & Ito (2008)
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "image.cmap": "cividis",
+}
+
+
+def toy_summary(file, *, title, real, samples, extent, surface, surface_label, field, history):
+    """The four panels of a run on the plane, as a PNG.
+
+    Data and samples; the critic's values with the direction of its slope; losses; gradient norms.
+
+    Args:
+        file: where to write, a path or an open binary file.
+        real, samples: points (n, 2).
+        extent: half the side of the square that is shown.
+        surface: the critic's values on that square, of ``value_surface``.
+        surface_label: what they are.
+        field: (points, slopes) of ``gradient_field``.
+        history: a :class:`tinygan.train.History`.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        fig = Figure(figsize=(9, 8), layout="constrained")
+        (cloud, land), (losses, norms) = fig.subplots(2, 2)
+        fig.suptitle(title, fontsize=11)
+
+        _scatter(cloud, real, samples, extent)
+        cloud.set_title(f"Data and {len(samples):,} samples")
+        cloud.legend(loc="upper right", markerscale=3)
+
+        image = land.imshow(
+            surface, origin="lower", extent=(-extent, extent, -extent, extent), aspect="equal"
+        )
+        fig.colorbar(image, ax=land, shrink=0.85, label=surface_label)
+        _arrows(land, *field)
+        land.set(title="Critic: value and direction of its slope", xlabel="x₁", ylabel="x₂")
+
+        step = history.column("step")
+        _curve(losses, step, history.column("critic_loss"), CRITIC, "critic, without penalty")
+        _curve(losses, step, history.column("generator_loss"), GENERATOR, "generator")
+        if history.column("penalty").any():
+            _curve(losses, step, history.column("penalty"), "#009E73", "penalty (weighted)")
+        losses.set(title="Losses", xlabel="iteration", ylabel="loss")
+        losses.legend()
+
+        _curve(norms, step, history.column("critic_gradient"), CRITIC, "critic")
+        _curve(norms, step, history.column("generator_gradient"), GENERATOR, "generator")
+        norms.set(title="Gradient norms", xlabel="iteration", ylabel="‖gradient‖ of all parameters")
+        if all((history.column(f"{side}_gradient") > 0).all() for side in ("critic", "generator")):
+            norms.set_yscale("log")
+        norms.legend()
+        fig.savefig(file, dpi=130, format="png")
+
+
+def toy_evolution(file, *, frames, real, extent, milliseconds=250):
+    """A GIF of the samples while they learn.
+
+    Args:
+        frames: pairs (iteration, samples), samples (n, 2).
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    images = []
+    with rc_context(STYLE):
+        for step, samples in frames:
+            fig = Figure(figsize=(4, 4), layout="constrained")
+            canvas = FigureCanvasAgg(fig)
+            axes = fig.subplots()
+            _scatter(axes, real, samples, extent)
+            axes.set_title(f"iteration {step:,}")
+            canvas.draw()
+            images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    durations = [milliseconds] * (len(images) - 1) + [8 * milliseconds]
+    images[0].save(
+        file, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
+    )
+
+
+def as_bytes(draw, **kwargs):
+    """What ``draw(file, **kwargs)`` writes, as bytes: a file can then be written whole."""
+    buffer = io.BytesIO()
+    draw(buffer, **kwargs)
+    return buffer.getvalue()
+
+
+def _scatter(axes, real, samples, extent):
+    axes.plot(*real.T, ".", ms=5, color=REAL, alpha=0.5, mew=0, label="data", rasterized=True)
+    axes.plot(*samples.T, ".", ms=2, color=FAKE, alpha=0.7, mew=0, label="samples", rasterized=True)
+    axes.set(
+        xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xlabel="x₁", ylabel="x₂"
+    )
+
+
+def _arrows(axes, points, slopes):
+    length = np.linalg.norm(slopes, axis=1, keepdims=True)
+    spacing = np.ptp(points[:, 0]) / (np.sqrt(len(points)) - 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        direction = np.where(length > 0, slopes / length, 0) * 0.7 * spacing
+    axes.quiver(
+        *points.T, *direction.T, color="white", angles="xy", scale_units="xy", scale=1,
+        width=0.003, pivot="mid", alpha=0.85,
+    )  # fmt: skip
+
+
+def _curve(axes, step, values, color, label):
+    """A thin line of the values and a thick one of their running median."""
+    axes.plot(step, values, color=color, lw=0.4, alpha=0.3)
+    width = max(1, len(values) // 100)
+    if width > 1:
+        blocks = len(values) // width
+        smooth = np.median(values[: blocks * width].reshape(blocks, width), axis=1)
+        step = step[: blocks * width].reshape(blocks, width).mean(axis=1)
+    else:
+        smooth = values
+    axes.plot(step, smooth, color=color, lw=1.6, label=label)

@@ -1,0 +1,278 @@
+"""Training: one critic step, one generator step, and the loop around them.
+
+A step is a function of arrays: parameters, data and noise in, new parameters out.
+Whom a step holds fixed it is given as plain arrays, so no gradient of theirs exists.
+"""
+
+import csv
+import io
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinygan import tree as trees
+from tinygan.engine import grad_values, track
+from tinygan.losses import NON_SATURATING, Loss
+from tinygan.ops import add
+from tinygan.penalties import Penalty, clip_weights
+
+
+@dataclass(frozen=True)
+class GAN:
+    """A game: two models, their objectives, and how each side descends.
+
+    Args:
+        generator, critic: models, called as ``model(params, x)``.
+        loss: a :class:`tinygan.losses.Loss`.
+        generator_optimizer, critic_optimizer: of :mod:`tinygan.optim`; two rates make a TTUR.
+        penalty: a :class:`tinygan.penalties.Penalty`, or None.
+        clip: limit on the critic's weights after each of its steps, or None.
+        average: average the two halves of the critic's loss instead of summing them.
+    """
+
+    generator: Any
+    critic: Any
+    generator_optimizer: Any
+    critic_optimizer: Any
+    loss: Loss = NON_SATURATING
+    penalty: Penalty | None = None
+    clip: float | None = None
+    average: bool = False
+
+    def init(self, stream, dtype=np.float32):
+        """Parameters drawn from ``stream``, and optimisers at rest: a :class:`Players`."""
+        g = self.generator.init(stream.child(0), dtype)
+        d = self.critic.init(stream.child(1), dtype)
+        return Players(g, d, self.generator_optimizer.init(g), self.critic_optimizer.init(d))
+
+
+class Players(NamedTuple):
+    """All that training changes: the parameters of both sides and their optimisers' states."""
+
+    generator: Any
+    critic: Any
+    generator_state: Any
+    critic_state: Any
+
+
+class Gradients(NamedTuple):
+    """A loss, its penalty part, and the gradient of their sum: plain arrays."""
+
+    loss: Any
+    penalty: Any
+    tree: Any
+
+
+def critic_gradients(gan, players, real, z, noise=()):
+    """The critic's loss on one batch, and its gradient in the critic's parameters.
+
+    ∇_D [ loss(D(x), D(G(z))) + penalty(D, x, G(z)) ]
+
+    Shapes: real (N, ...), z (N, latent), noise as ``gan.penalty.draw`` made it.
+    """
+    fake = gan.generator(players.generator, z)
+    d = track(players.critic, "D")
+    loss = gan.loss.critic(gan.critic(d, real), gan.critic(d, fake), gan.average)
+    if gan.penalty is None:
+        return Gradients(loss.data, None, grad_values(loss, d, release=True))
+    penalty = gan.penalty(lambda x: gan.critic(d, x), real, fake, *noise)
+    return Gradients(loss.data, penalty.data, grad_values(add(loss, penalty), d, release=True))
+
+
+def critic_step(gan, players, real, z, noise=(), rate=None):
+    """One step of the critic, clipped if the game says so: (new players, :class:`Gradients`)."""
+    found = critic_gradients(gan, players, real, z, noise)
+    d, state = gan.critic_optimizer.update(players.critic, found.tree, players.critic_state, rate)
+    if gan.clip is not None:
+        d = clip_weights(d, gan.clip)
+    return players._replace(critic=d, critic_state=state), found
+
+
+def generator_gradients(gan, players, z):
+    """The generator's loss on one batch, and its gradient in the generator's parameters.
+
+    ∇_G loss(D(G(z)))
+    """
+    g = track(players.generator, "G")
+    loss = gan.loss.generator(gan.critic(players.critic, gan.generator(g, z)))
+    return Gradients(loss.data, None, grad_values(loss, g, release=True))
+
+
+def generator_step(gan, players, z, rate=None):
+    """One step of the generator: (new players, :class:`Gradients`)."""
+    found = generator_gradients(gan, players, z)
+    g, state = gan.generator_optimizer.update(
+        players.generator, found.tree, players.generator_state, rate
+    )
+    return players._replace(generator=g, generator_state=state), found
+
+
+class Record(NamedTuple):
+    """What one iteration left in the history; floats. Gradients are norms over all parameters."""
+
+    step: int
+    critic_loss: float
+    penalty: float
+    generator_loss: float
+    critic_gradient: float
+    generator_gradient: float
+
+
+@dataclass
+class History:
+    """The records of a run, first to last."""
+
+    records: list = field(default_factory=list)
+
+    def column(self, name):
+        """One field of every record, a NumPy array."""
+        return np.array([getattr(record, name) for record in self.records])
+
+    def csv(self):
+        """A header and a line per record, as text."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(Record._fields)
+        writer.writerows(self.records)
+        return text.getvalue()
+
+
+class Diverged(RuntimeError):
+    """Training met a number that is not finite. ``players`` and ``history`` are the last good."""
+
+    def __init__(self, message, players, history):
+        super().__init__(message)
+        self.players = players
+        self.history = history
+
+
+class Run(NamedTuple):
+    """What :func:`train` returns."""
+
+    players: Players
+    history: History
+    interrupted: bool
+
+
+def train(
+    gan,
+    players,
+    sample,
+    steps,
+    stream,
+    *,
+    batch,
+    latent,
+    critic_steps=1,
+    schedule=None,
+    record_every=1,
+    progress=False,
+    watch=None,
+):
+    """Alternate ``critic_steps`` steps of the critic, on fresh batches, and one of the generator.
+
+    Args:
+        players: where to start, of ``gan.init``.
+        sample: the data, ``sample(n, stream)`` an array (n, ...).
+        steps: iterations; each is one step of the generator.
+        stream: the run's random stream; data, latent points and penalty noise are its children
+            0, 1 and 2.
+        batch, latent: the batch's size, and the generator's number of inputs, z ~ N(0, I).
+        schedule: a function of the iteration (from 0) that multiplies both rates.
+        record_every: iterations between records of the history; the last is always recorded.
+        progress: show a progress bar.
+        watch: ``watch(step, players)`` before the first and after every iteration.
+    Returns: a :class:`Run`. Ctrl-C ends the run early after the last whole iteration.
+    Raises: Diverged, with a diagnosis, when a loss or gradient is no longer finite; ValueError
+        for sizes below 1.
+    Source: Goodfellow et al. (2014) algorithm 1; Arjovsky et al. (2017) algorithm 1 (P4).
+    """
+    for name, size in dict(batch=batch, latent=latent, critic_steps=critic_steps).items():
+        if size < 1:
+            raise ValueError(f"train: {name} is {size}; expected at least 1")
+    if steps < 0 or record_every < 1:
+        raise ValueError(f"train: steps {steps}, record_every {record_every}; expected ≥ 0 and ≥ 1")
+    data, points, noise = stream.child(0), stream.child(1), stream.child(2)
+    history, done, interrupted = History(), 0, False
+    bar = _progress_bar(steps, progress)
+    try:
+        if watch is not None:
+            watch(0, players)
+        while done < steps:
+            factor = 1.0 if schedule is None else schedule(done)
+            now = players
+            for _ in range(critic_steps):
+                real, z = sample(batch, data), points.normal((batch, latent))
+                extra = gan.penalty.draw(noise, real) if gan.penalty else ()
+                now, critic = critic_step(
+                    gan, now, real, z, extra, gan.critic_optimizer.rate * factor
+                )
+                d_norm = _checked("critic", critic, real, done, players, history)
+            z = points.normal((batch, latent))
+            now, generator = generator_step(gan, now, z, gan.generator_optimizer.rate * factor)
+            g_norm = _checked("generator", generator, z, done, players, history)
+            players, done = now, done + 1  # the iteration is taken over whole
+            if done % record_every == 0 or done == steps:
+                penalty = 0.0 if critic.penalty is None else float(critic.penalty)
+                record = Record(
+                    done, float(critic.loss), penalty, float(generator.loss), d_norm, g_norm
+                )
+                history.records.append(record)
+                bar.set_postfix_str(
+                    f"critic {record.critic_loss:.3f} generator {record.generator_loss:.3f}",
+                    refresh=False,
+                )
+            bar.update()
+            if watch is not None:
+                watch(done, players)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        bar.close()
+    return Run(players, history, interrupted)
+
+
+def _progress_bar(steps, visible):
+    from tqdm import tqdm
+
+    return tqdm(total=steps, unit="step", disable=not visible, dynamic_ncols=True)
+
+
+def _checked(side, found, batch, step, players, history):
+    """The norm of a gradient; Diverged if it or the loss is not finite."""
+    total = 0.0
+    for g in trees.leaves(found.tree):
+        flat = g.reshape(-1)
+        total += float(flat @ flat)
+    loss = float(found.loss) + (0.0 if found.penalty is None else float(found.penalty))
+    if math.isfinite(total) and math.isfinite(loss):
+        return math.sqrt(total)
+    raise Diverged(_diagnosis(side, found, batch, step, players), players, history)
+
+
+def _diagnosis(side, found, batch, step, players):
+    """What is not finite, what is large, and what helps."""
+    finite = {name: bool(np.isfinite(a).all()) for name, a in _parts(found, batch)}
+    broken = [name for name, good in finite.items() if not good] or ["the gradient's squared norm"]
+    sizes = [
+        (float(abs(a).max()), f"{who}.{path}")
+        for who, tree in (("G", players.generator), ("D", players.critic))
+        for path, a in trees.paths(tree)
+    ]
+    size, where = max(sizes)
+    return (
+        f"iteration {step + 1}: the {side}'s step is no longer finite: {', '.join(broken[:6])}. "
+        f"The largest parameter before it was {size:.3g}, in {where}. Lower the {side}'s rate, "
+        "add or raise a gradient penalty, or check the data's range"
+    )
+
+
+def _parts(found, batch):
+    yield "its input batch", batch
+    yield "the loss", found.loss
+    if found.penalty is not None:
+        yield "the penalty", found.penalty
+    for path, g in trees.paths(found.tree):
+        yield f"the gradient of {path}", g

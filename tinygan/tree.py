@@ -1,0 +1,70 @@
+"""Trees of parameters: nested dicts, lists and tuples whose leaves are arrays or Tensors."""
+
+
+def leaves(tree):
+    """The leaves of ``tree``, a list, dicts in the order of their keys' insertion."""
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, (list, tuple)):
+        return [tree]
+    return [leaf for branch in tree for leaf in leaves(branch)]
+
+
+def paths(tree, path=""):
+    """(path, leaf) of every leaf: ``{"a": [x, y]}`` gives ("a.0", x), ("a.1", y)."""
+    if isinstance(tree, dict):
+        items = tree.items()
+    elif isinstance(tree, (list, tuple)):
+        items = enumerate(tree)
+    else:
+        return [(path, tree)]
+    dot = "." if path else ""
+    return [found for key, branch in items for found in paths(branch, f"{path}{dot}{key}")]
+
+
+def tree_map(f, tree, *others):
+    """The tree of f(leaf, *leaves of others at the same place), shaped like ``tree``.
+
+    Raises: ValueError that describes the branches where another tree has a different shape.
+    """
+    if isinstance(tree, dict):
+        for other in others:
+            if type(other) is not dict or other.keys() != tree.keys():
+                raise _mismatch(tree, other)
+        return {
+            key: tree_map(f, branch, *[other[key] for other in others])
+            for key, branch in tree.items()
+        }
+    if isinstance(tree, (list, tuple)):
+        for other in others:
+            if type(other) is not type(tree) or len(other) != len(tree):
+                raise _mismatch(tree, other)
+        branches = [tree_map(f, *column) for column in zip(tree, *others, strict=True)]
+        if isinstance(tree, list):
+            return branches
+        return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
+    for other in others:
+        if isinstance(other, (dict, list, tuple)):
+            raise _mismatch(tree, other)
+    return f(tree, *others)
+
+
+def rebuild(tree, new_leaves):
+    """``tree`` with its leaves replaced, in the order of :func:`leaves`."""
+    new_leaves = iter(new_leaves)
+    return tree_map(lambda _: next(new_leaves), tree)
+
+
+def _mismatch(tree, other):
+    return ValueError(
+        f"trees differ: {_describe(tree)} against {_describe(other)}; expected the same nesting, "
+        "keys and lengths"
+    )
+
+
+def _describe(tree):
+    if isinstance(tree, dict):
+        return f"dict with keys {list(tree)}"
+    if isinstance(tree, (list, tuple)):
+        return f"{type(tree).__name__} of {len(tree)}"
+    return f"a leaf ({type(tree).__name__})"
