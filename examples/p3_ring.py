@@ -56,7 +56,6 @@ def run(name, seed, steps, out):
                     "modes20": near.modes20,
                     "share": near.high_quality,
                     "counts": [int(n) for n in near.counts],
-                    "w1": metrics.wasserstein1(samples, ring.sample(2500, stream.child(3))),
                 }
             )
 
@@ -78,16 +77,14 @@ def table(records):
     """A Markdown table: modes with 20 or more samples / share within 5% of the radius."""
     marks = [row["step"] for row in records[0]["rows"]]
     lines = [
-        "| penalty | seed | " + " | ".join(f"{mark:,}" for mark in marks) + " | W₁ at the end |",
-        "|---|---|" + "---|" * (len(marks) + 1),
+        "| penalty | seed | " + " | ".join(f"{mark:,}" for mark in marks) + " |",
+        "|---|---|" + "---|" * len(marks),
     ]
     for name in PENALTIES:
         chosen = [r for r in records if r["penalty"] == name]
         for r in sorted(chosen, key=lambda r: r["seed"]):
             cells = [f"{row['modes20']} / {row['share']:.2f}" for row in r["rows"]]
-            lines.append(
-                f"| {name} | {r['seed']} | {' | '.join(cells)} | {r['rows'][-1]['w1']:.2f} |"
-            )
+            lines.append(f"| {name} | {r['seed']} | {' | '.join(cells)} |")
         if chosen:
             columns = list(zip(*(r["rows"] for r in chosen), strict=True))
             medians = [
@@ -95,8 +92,7 @@ def table(records):
                 f"{np.median([row['share'] for row in column]):.2f}"
                 for column in columns
             ]
-            w1 = np.median([row["w1"] for row in columns[-1]])
-            lines.append(f"| **{name}** | **median** | {' | '.join(medians)} | {w1:.2f} |")
+            lines.append(f"| **{name}** | **median** | {' | '.join(medians)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,6 @@
 """tinygan: GANs from scratch on NumPy or CuPy, with every gradient in plain sight."""
 
-from tinygan import losses, models, nn, ops, optim, penalties
+from tinygan import data, losses, metrics, models, nn, ops, optim, penalties, study, train
 from tinygan.backend import Stream, to_device, to_host
 from tinygan.check import check_gradients
 from tinygan.engine import (
@@ -24,11 +24,13 @@ __all__ = [
     "Stream",
     "Tensor",
     "check_gradients",
+    "data",
     "grad",
     "grad_values",
     "hvp",
     "jvp",
     "losses",
+    "metrics",
     "models",
     "nn",
     "observe",
@@ -37,10 +39,12 @@ __all__ = [
     "penalties",
     "primitive",
     "stop_gradient",
+    "study",
     "tape",
     "to_device",
     "to_host",
     "track",
+    "train",
     "tree_map",
     "values",
     "vjp",

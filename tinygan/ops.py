@@ -86,7 +86,7 @@ def square(a):
 
 @primitive
 def power_number(a, *, exponent):
-    """A power whose exponent is a number.
+    """A power whose exponent p is a number.
 
     y = aᵖ
 

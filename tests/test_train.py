@@ -1,0 +1,695 @@
+"""Training: steps against composition and PyTorch, the loop, its stops and its history."""
+
+import csv
+import io
+import math
+import signal
+
+import numpy as np
+import pytest
+import record_optimisers as recorder
+
+from tinygan import losses, models, ops, optim, penalties, tree
+from tinygan.backend import Stream
+from tinygan.engine import grad_values, track
+from tinygan.penalties import Penalty, clip_weights
+from tinygan.train import (
+    GAN,
+    Diverged,
+    History,
+    Record,
+    critic_gradients,
+    critic_step,
+    generator_gradients,
+    generator_step,
+    train,
+)
+
+PAIR = models.mlp_pair(2, 3, 6, 2, activation=ops.tanh)
+
+
+def game(loss=losses.NON_SATURATING, penalty=None, **choices):
+    """A small game in the plane, with two rates."""
+    return GAN(PAIR.generator, PAIR.critic, optim.SGD(0.05), optim.SGD(0.2), loss, penalty, **choices)
+
+
+def flat(params):
+    return np.concatenate([a.reshape(-1) for a in tree.leaves(params)])
+
+
+def same(one, other):
+    pairs = zip(tree.leaves(one), tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def batch_of(n=8, dtype=np.float64):
+    stream = Stream(5)
+    return stream.normal((n, 2), dtype), stream.normal((n, 3), dtype), stream
+
+
+def ring(n, stream):
+    """Data: the unit circle, with a little noise."""
+    angle = 2 * np.pi * stream.uniform((n, 1))
+    return np.concatenate([np.cos(angle), np.sin(angle)], 1) + 0.1 * stream.normal((n, 2))
+
+
+def run(gan, steps=4, seed=1, sample=ring, batch=8, start=None, **choices):
+    players = gan.init(Stream(0)) if start is None else start
+    return train(gan, players, sample, steps, Stream(seed), batch=batch, latent=3, **choices)
+
+
+# One step against its composition
+
+GAMES = {
+    "non-saturating": game(),
+    "minimax, averaged": game(losses.MINIMAX, average=True),
+    "wgan-gp": game(losses.WASSERSTEIN, penalties.one_gp(10.0)),
+    "0-gp on a probability": game(penalty=penalties.zero_gp(10.0, of=ops.sigmoid)),
+    "hinge, dragan": game(losses.HINGE, penalties.dragan(10.0)),
+    "least squares, r1": game(losses.LEAST_SQUARES, penalties.r1(2.0)),
+}
+each_game = pytest.mark.parametrize("gan", GAMES.values(), ids=GAMES)
+
+
+@each_game
+def test_the_critics_gradient_is_that_of_loss_plus_penalty(gan):
+    players = gan.init(Stream(0), np.float64)
+    real, z, stream = batch_of()
+    noise = gan.penalty.draw(stream, real) if gan.penalty else ()
+    found = critic_gradients(gan, players, real, z, noise)
+
+    d = track(players.critic)
+    fake = PAIR.generator(players.generator, z)
+    loss = gan.loss.critic(PAIR.critic(d, real), PAIR.critic(d, fake), gan.average)
+    expected = grad_values(loss, d)
+    if gan.penalty:
+        penalty = gan.penalty(lambda x: PAIR.critic(d, x), real, fake, *noise)
+        assert found.penalty == penalty.data > 0
+        parts = zip(tree.leaves(expected), tree.leaves(grad_values(penalty, d)), strict=True)
+        expected = tree.rebuild(expected, [a + b for a, b in parts])
+    else:
+        assert found.penalty is None
+    assert found.loss == loss.data
+    assert np.linalg.norm(flat(expected)) > 0.01
+    for (path, a), b in zip(tree.paths(found.tree), tree.leaves(expected), strict=True):
+        assert type(a) is np.ndarray
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13, err_msg=path)
+
+
+@each_game
+def test_the_generators_gradient_is_that_of_its_loss_through_the_critic(gan):
+    players = gan.init(Stream(0), np.float64)
+    _, z, _ = batch_of()
+    found = generator_gradients(gan, players, z)
+    g = track(players.generator)
+    loss = gan.loss.generator(PAIR.critic(players.critic, PAIR.generator(g, z)))
+    assert found.loss == loss.data and found.penalty is None
+    assert np.linalg.norm(flat(found.tree)) > 1e-4
+    assert same(found.tree, grad_values(loss, g))
+
+
+def test_a_step_is_the_optimisers_update():
+    gan = game(losses.WASSERSTEIN, penalties.one_gp())
+    players = gan.init(Stream(0), np.float64)
+    real, z, stream = batch_of()
+    noise = gan.penalty.draw(stream, real)
+    new, found = critic_step(gan, players, real, z, noise)
+    assert same(new.critic, optim.SGD(0.2).update(players.critic, found.tree, {})[0])
+    new, found = generator_step(gan, players, z)
+    assert same(new.generator, optim.SGD(0.05).update(players.generator, found.tree, {})[0])
+    new, found = generator_step(gan, players, z, rate=0.5)
+    assert same(new.generator, optim.SGD(0.5).update(players.generator, found.tree, {})[0])
+
+
+def test_each_side_leaves_the_others_arrays_alone():
+    """The very same objects, and no gradient of theirs."""
+    adam = optim.Adam(0.1)
+    gan = GAN(PAIR.generator, PAIR.critic, adam, adam, penalty=penalties.zero_gp())
+    players = gan.init(Stream(0), np.float64)
+    before = tree.tree_map(lambda a: a.copy() if hasattr(a, "copy") else a, tuple(players))
+    real, z, stream = batch_of()
+    after, found = critic_step(gan, players, real, z, gan.penalty.draw(stream, real))
+    assert after.generator is players.generator
+    assert after.generator_state is players.generator_state
+    assert not same(after.critic, players.critic)
+    assert [a.shape for a in tree.leaves(found.tree)] == [
+        a.shape for a in tree.leaves(players.critic)
+    ]
+    after, _ = generator_step(gan, players, z)
+    assert after.critic is players.critic and after.critic_state is players.critic_state
+    assert not same(after.generator, players.generator)
+    assert same(tuple(players), before)  # nothing was changed in place
+
+
+def test_the_critic_is_clipped_after_its_step():
+    gan = game(losses.WASSERSTEIN, clip=0.01)
+    players = gan.init(Stream(0), np.float64)
+    real, z, _ = batch_of()
+    new, found = critic_step(gan, players, real, z)
+    free = optim.SGD(0.2).update(players.critic, found.tree, {})[0]
+    assert same(new.critic, clip_weights(free, 0.01))
+    assert abs(flat(new.critic)).max() == 0.01 < abs(flat(free)).max()
+    assert same(generator_step(gan, new, z)[0].critic, new.critic)
+
+
+def test_steps_on_other_devices(xp):
+    """float64: the same numbers to rounding."""
+    gan = game(losses.WASSERSTEIN, penalties.one_gp(10.0, of=ops.sigmoid))
+    players = gan.init(Stream(0), np.float64)
+    real, z, stream = batch_of()
+    noise = gan.penalty.draw(stream, real)
+    here = generator_step(gan, critic_step(gan, players, real, z, noise)[0], z)[0]
+    there = tree.tree_map(xp.asarray, players)
+    real, z, noise = tree.tree_map(xp.asarray, (real, z, noise))
+    there = generator_step(gan, critic_step(gan, there, real, z, noise)[0], z)[0]
+    for a, b in zip(tree.leaves(here), tree.leaves(there), strict=True):
+        np.testing.assert_allclose(xp.get(b), a, rtol=1e-11, atol=1e-13)
+
+
+# One step against PyTorch
+
+LOSSES = {
+    "wasserstein": losses.WASSERSTEIN,
+    "non-saturating": losses.NON_SATURATING,
+    "minimax": losses.MINIMAX,
+    "least squares": losses.LEAST_SQUARES,
+    "hinge": losses.HINGE,
+}
+PLACES = {
+    "interpolates": penalties.INTERPOLATES,
+    "real": penalties.REAL,
+    "dragan": penalties.DRAGAN,
+}
+
+
+@pytest.mark.parametrize("name", recorder.GAMES)
+def test_a_critic_step_and_a_generator_step_are_pytorchs(name):
+    loss, (where, centre, one_sided, probability), weight, activation = recorder.GAMES[name]
+    activation = getattr(ops, activation)
+    adam = optim.Adam(1e-2, betas=(0.5, 0.9))
+    gan = GAN(
+        models.MLP(recorder.GENERATOR, activation),
+        models.MLP(recorder.CRITIC, activation),
+        adam,
+        adam,
+        LOSSES[loss],
+        Penalty(weight, PLACES[where], centre, one_sided, ops.sigmoid if probability else None),
+    )
+    arrays = recorder.game_arrays()
+    g, d = arrays["generator"], arrays["critic"]
+    players = gan.init(Stream(0), np.float64)._replace(generator=g, critic=d)
+    noise = {"interpolates": ["alpha"], "dragan": ["alpha", "u"]}.get(where, [])
+    noise = [arrays[key] for key in noise]
+    players, critic = critic_step(gan, players, arrays["real"], arrays["z"], noise)
+    players, generator = generator_step(gan, players, arrays["z"])
+
+    with np.load(recorder.FILE) as file:
+        theirs = {key: file[f"{name}/{key}"] for key in ("losses", *(
+            f"{side} {what}" for side in ("critic", "generator") for what in ("gradient", "after")
+        ))}  # fmt: skip
+    ours = {
+        "losses": np.array([critic.loss, critic.penalty, generator.loss]),
+        "critic gradient": flat(critic.tree),
+        "critic after": flat(players.critic),
+        "generator gradient": flat(generator.tree),
+        "generator after": flat(players.generator),
+    }
+    assert theirs["losses"][1] > 1e-3
+    for key, array in ours.items():
+        scale = abs(theirs[key]).max()
+        assert scale > 1e-2
+        np.testing.assert_allclose(
+            array, theirs[key], rtol=1e-10, atol=1e-12 * scale, err_msg=key
+        )
+
+
+# The loop
+
+
+def by_hand(gan, steps, seed=1, batch=8, critic_steps=1, schedule=lambda step: 1.0):
+    """What :func:`train` says it does, written out."""
+    players, stream = gan.init(Stream(0)), Stream(seed)
+    data, points, noise = (stream.child(i) for i in range(3))
+    for step in range(steps):
+        for _ in range(critic_steps):
+            real, z = ring(batch, data), points.normal((batch, 3))
+            extra = gan.penalty.draw(noise, real) if gan.penalty else ()
+            rate = gan.critic_optimizer.rate * schedule(step)
+            players, _ = critic_step(gan, players, real, z, extra, rate)
+        z = points.normal((batch, 3))
+        players, _ = generator_step(gan, players, z, gan.generator_optimizer.rate * schedule(step))
+    return players
+
+
+@pytest.mark.parametrize("critic_steps", [1, 3])
+@each_game
+def test_training_is_its_steps_written_out(gan, critic_steps):
+    found = run(gan, critic_steps=critic_steps)
+    assert same(found.players, by_hand(gan, 4, critic_steps=critic_steps))
+    assert not found.interrupted
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
+    gan = game(penalty=penalties.zero_gp())
+    one, again, other = run(gan), run(gan), run(gan, seed=2)
+    assert same(one.players, again.players) and one.history == again.history
+    assert not same(one.players.generator, other.players.generator)
+    assert not same(one.players.critic, other.players.critic)
+
+
+def test_the_two_sides_start_from_streams_of_their_own():
+    gan = game()
+    players = gan.init(Stream(0))
+    assert same(players.generator, PAIR.generator.init(Stream(0).child(0)))
+    assert same(players.critic, PAIR.critic.init(Stream(0).child(1)))
+    assert all(a.dtype == np.float64 for a in tree.leaves(gan.init(Stream(0), np.float64)[:2]))
+
+
+def test_every_critic_step_has_a_fresh_batch():
+    seen = []
+
+    def sample(n, stream):
+        seen.append(ring(n, stream))
+        return seen[-1]
+
+    run(game(), steps=3, sample=sample, critic_steps=5)
+    assert len(seen) == 15
+    assert len({a.tobytes() for a in seen}) == 15
+    assert all(a.shape == (8, 2) for a in seen)
+
+
+def test_every_step_has_fresh_latent_points():
+    seen = []
+
+    class Watched:
+        init = PAIR.generator.init
+
+        def __call__(self, params, z):
+            seen.append(z.tobytes())
+            return PAIR.generator(params, z)
+
+    gan = GAN(Watched(), PAIR.critic, optim.SGD(0.1), optim.SGD(0.1))
+    run(gan, steps=3, critic_steps=2)
+    assert len(seen) == len(set(seen)) == 9  # 2 critic steps and a generator step, three times
+
+
+def test_two_rates_belong_to_two_sides():
+    def moved(generator_rate, critic_rate):
+        gan = GAN(
+            PAIR.generator, PAIR.critic, optim.SGD(generator_rate), optim.SGD(critic_rate)
+        )
+        start = gan.init(Stream(0))
+        end = run(gan, steps=1, start=start).players
+        return tuple(
+            np.linalg.norm(flat(getattr(end, side)) - flat(getattr(start, side)))
+            for side in ("generator", "critic")
+        )
+
+    slow, fast_critic, fast_generator = moved(1e-3, 1e-3), moved(1e-3, 3e-3), moved(3e-3, 1e-3)
+    assert fast_critic[1] == pytest.approx(3 * slow[1], rel=1e-3)
+    assert fast_critic[0] == pytest.approx(slow[0], rel=0.1)
+    assert fast_generator[0] == pytest.approx(3 * slow[0], rel=1e-3)
+    assert fast_generator[1] == slow[1]
+
+
+def test_a_schedule_multiplies_both_rates():
+    gan = game(penalty=penalties.zero_gp())
+    schedule = optim.LinearDecay(1.0, 0.0, 4)
+    found = run(gan, schedule=schedule)
+    assert same(found.players, by_hand(gan, 4, schedule=schedule))
+    assert not same(found.players, run(gan).players)
+
+    start = gan.init(Stream(0))
+    frozen = run(gan, start=start, schedule=lambda step: 0.0).players
+    assert same(frozen, start)
+
+
+def test_a_schedule_is_asked_once_an_iteration_from_zero_on():
+    asked = []
+    run(game(), steps=3, critic_steps=2, schedule=lambda step: asked.append(step) or 1.0)
+    assert asked == [0, 1, 2]
+
+
+def test_clipping_holds_at_the_end():
+    found = run(game(losses.WASSERSTEIN, clip=0.02), critic_steps=2)
+    assert abs(flat(found.players.critic)).max() <= np.float32(0.02)
+    assert abs(flat(found.players.generator)).max() > 0.02
+
+
+def test_no_steps_change_nothing():
+    gan = game()
+    start = gan.init(Stream(0))
+    found = run(gan, steps=0, start=start)
+    assert found.players is start and found.history.records == [] and not found.interrupted
+
+
+def test_training_in_float64():
+    gan = game(penalty=penalties.one_gp())
+    found = run(
+        gan,
+        start=gan.init(Stream(0), np.float64),
+        sample=lambda n, stream: stream.normal((n, 2), np.float64),
+    )
+    assert all(a.dtype == np.float64 for a in tree.leaves(found.players[:2]))
+
+
+def test_training_on_another_device_is_the_same_run(xp):
+    gan = game(losses.WASSERSTEIN, penalties.one_gp(0.1))
+
+    def on(device):
+        stream = Stream(1, device=device)
+        players = gan.init(Stream(0, device=device))
+        sample = lambda n, stream: stream.normal((n, 2))  # noqa: E731
+        return train(gan, players, sample, 3, stream, batch=8, latent=3, critic_steps=2)
+
+    here, there = on("cpu"), on(xp.device)
+    for a, b in zip(tree.leaves(here.players), tree.leaves(there.players), strict=True):
+        np.testing.assert_allclose(xp.get(b), a, rtol=1e-4, atol=1e-6)
+    assert all(type(x) in (int, float) for record in there.history.records for x in record)
+
+
+def test_a_wasserstein_critic_of_two_points_finds_their_distance():
+    """Real at 1, fake at −1, one-sided penalty: −loss → W₁ = 2 (a little more by its softness)."""
+    critic = models.MLP((1, 16, 1))
+    gan = GAN(
+        models.MLP((1, 1)),
+        critic,
+        optim.SGD(1e-12),
+        optim.Adam(0.01, (0.5, 0.9)),
+        losses.WASSERSTEIN,
+        penalties.lp(10.0),
+    )
+    start = gan.init(Stream(0))
+    at = [{"weight": np.zeros((1, 1), np.float32), "bias": np.array([-1], np.float32)}]
+    found = train(
+        gan,
+        start._replace(generator=at),
+        lambda n, stream: np.ones((n, 1), np.float32),
+        300,
+        Stream(1),
+        batch=32,
+        latent=1,
+    )
+    assert -found.history.records[-1].critic_loss == pytest.approx(2, abs=0.25)
+    assert -found.history.records[0].critic_loss < 1.5
+
+
+def test_a_line_learns_a_normal_distribution():
+    """G(z) = az + b from N(0, 1) to N(3, .5²): the mean and the deviation come within .2."""
+    gan = GAN(
+        models.MLP((1, 1)),
+        models.MLP((1, 16, 1), ops.tanh),
+        optim.Adam(0.01, (0.5, 0.9)),
+        optim.Adam(0.02, (0.5, 0.9)),
+        losses.NON_SATURATING,
+        penalties.r1(0.5),
+    )
+
+    def normal(n, stream):
+        return 3 + np.float32(0.5) * stream.normal((n, 1))
+
+    found = train(gan, gan.init(Stream(3)), normal, 800, Stream(4), batch=64, latent=1)
+    (layer,) = found.players.generator
+    assert layer["bias"][0] == pytest.approx(3, abs=0.2)
+    assert abs(layer["weight"][0, 0]) == pytest.approx(0.5, abs=0.2)
+    undecided = found.history.column("critic_loss")[-100:].mean()
+    assert undecided == pytest.approx(2 * math.log(2), abs=0.1)
+
+
+# History
+
+
+def test_a_record_holds_floats_of_its_iteration():
+    gan = game(losses.WASSERSTEIN, penalties.one_gp(3.0))
+    found = run(gan, steps=3)
+    players, stream = gan.init(Stream(0)), Stream(1)
+    data, points, noise = (stream.child(i) for i in range(3))
+    for record in found.history.records:
+        real, z = ring(8, data), points.normal((8, 3))
+        players, critic = critic_step(gan, players, real, z, gan.penalty.draw(noise, real))
+        players, generator = generator_step(gan, players, points.normal((8, 3)))
+        assert all(type(x) is float for x in record[1:])
+        assert record.critic_loss == critic.loss and record.penalty == critic.penalty
+        assert record.generator_loss == generator.loss
+        norms = [np.linalg.norm(flat(found.tree)) for found in (critic, generator)]
+        assert [record.critic_gradient, record.generator_gradient] == pytest.approx(norms, rel=1e-5)
+    assert [record.step for record in found.history.records] == [1, 2, 3]
+
+
+def test_without_a_penalty_its_column_is_zero():
+    assert run(game()).history.column("penalty").tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "steps, every, recorded",
+    [(6, 1, [1, 2, 3, 4, 5, 6]), (6, 2, [2, 4, 6]), (7, 3, [3, 6, 7]), (2, 10, [2])],
+)
+def test_record_every(steps, every, recorded):
+    history = run(game(), steps=steps, record_every=every).history
+    assert history.column("step").tolist() == recorded
+    full = run(game(), steps=steps).history
+    assert history.records == [full.records[i - 1] for i in recorded]
+
+
+def test_a_history_is_written_as_csv():
+    history = History(
+        [Record(1, 0.5, 0.0, 0.1, 1.25, 1 / 3), Record(2, -1e-30, 2.5, 0.1, 1e30, 0.0)]
+    )
+    text = history.csv()
+    assert text.endswith("\n") and "\r" not in text and len(text.splitlines()) == 3
+    header, *rows = csv.reader(io.StringIO(text))
+    assert header == [
+        "step",
+        "critic_loss",
+        "penalty",
+        "generator_loss",
+        "critic_gradient",
+        "generator_gradient",
+    ]
+    assert [Record(int(row[0]), *map(float, row[1:])) for row in rows] == history.records
+
+
+def test_a_column_is_an_array():
+    history = run(game(), steps=3).history
+    column = history.column("generator_loss")
+    assert column.shape == (3,) and column[1] == history.records[1].generator_loss
+    with pytest.raises(AttributeError):
+        history.column("nothing")
+
+
+# Watching and stopping
+
+
+def test_watch_sees_the_start_and_every_iteration():
+    seen = []
+    gan = game()
+    start = gan.init(Stream(0))
+    found = run(gan, start=start, watch=lambda step, players: seen.append((step, players)))
+    assert [step for step, _ in seen] == [0, 1, 2, 3, 4]
+    assert seen[0][1] is start and seen[-1][1] is found.players
+    for step, players in seen[1:]:
+        assert same(players, by_hand(gan, step))
+
+
+def test_watching_changes_nothing():
+    assert same(run(game()).players, run(game(), watch=lambda step, players: None).players)
+
+
+def interrupt_at(when):
+    def watch(step, players):
+        if step == when:
+            raise KeyboardInterrupt
+
+    return watch
+
+
+@pytest.mark.parametrize("when", [0, 1, 3])
+def test_ctrl_c_between_iterations_returns_the_last_whole_one(when):
+    gan = game(penalty=penalties.zero_gp())
+    found = run(gan, steps=100, watch=interrupt_at(when))
+    assert found.interrupted
+    assert same(found.players, by_hand(gan, when))
+    assert found.history.column("step").tolist() == list(range(1, when + 1))
+
+
+@pytest.mark.parametrize("calls", [1, 5, 6])
+def test_ctrl_c_within_an_iteration_takes_nothing_of_it_over(calls):
+    """Of three critic steps an iteration, the fifth batch belongs to the second."""
+    gan, seen = game(penalty=penalties.zero_gp()), []
+
+    def sample(n, stream):
+        seen.append(n)
+        if len(seen) == calls:
+            raise KeyboardInterrupt
+        return ring(n, stream)
+
+    found = run(gan, steps=100, sample=sample, critic_steps=3)
+    whole = (calls - 1) // 3
+    assert found.interrupted and same(found.players, by_hand(gan, whole, critic_steps=3))
+    assert found.history.column("step").tolist() == list(range(1, whole + 1))
+
+
+def test_a_real_signal_is_ctrl_c():
+    def sample(n, stream):
+        if stream.counter > 200:
+            signal.raise_signal(signal.SIGINT)
+        return ring(n, stream)
+
+    found = run(game(), steps=10**6, sample=sample)
+    assert found.interrupted and 0 < len(found.history.records) < 200
+    assert same(found.players, by_hand(game(), len(found.history.records)))
+
+
+def test_the_last_iteration_is_recorded_after_ctrl_c_too():
+    history = run(game(), steps=100, record_every=5, watch=interrupt_at(7)).history
+    assert history.column("step").tolist() == [5, 7]
+    history = run(game(), steps=100, record_every=5, watch=interrupt_at(5)).history
+    assert history.column("step").tolist() == [5]
+
+
+def test_other_exceptions_are_not_swallowed():
+    def watch(step, players):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(game(), watch=watch)
+
+
+def test_a_progress_bar_on_request(capsys):
+    run(game())
+    assert capsys.readouterr().err == ""
+    run(game(), progress=True)
+    shown = capsys.readouterr().err
+    assert "4/4" in shown and "critic" in shown and "generator" in shown
+
+
+# Divergence
+
+
+def poisoned(at, value):
+    """Data whose batch number ``at`` holds one number that is not finite."""
+    seen = []
+
+    def sample(n, stream):
+        seen.append(n)
+        real = ring(n, stream)
+        if len(seen) == at:
+            real[0, 0] = value
+        return real
+
+    return sample
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("penalty", [None, penalties.one_gp()], ids=["no penalty", "1-gp"])
+def test_data_that_are_not_finite_stop_training_with_a_diagnosis(value, penalty):
+    gan = game(losses.WASSERSTEIN, penalty)
+    with pytest.raises(Diverged) as caught:
+        run(gan, steps=10, sample=poisoned(4, value))
+    message = str(caught.value)
+    assert "iteration 4: the critic's step is no longer finite: its input batch" in message
+    assert "check the data" in message.lower()
+    assert same(caught.value.players, by_hand(gan, 3))
+    assert caught.value.history.column("step").tolist() == [1, 2, 3]
+    assert isinstance(caught.value, RuntimeError)
+
+
+def diverge(generator_rate=0.01, critic_rate=0.01, penalty=None, loss=losses.NON_SATURATING):
+    gan = GAN(
+        *models.mlp_pair(2, 3, 6, 2, activation=ops.leaky_relu),
+        optim.SGD(generator_rate),
+        optim.SGD(critic_rate),
+        loss,
+        penalty,
+    )
+    with pytest.raises(Diverged) as caught:
+        run(gan, steps=50)
+    return gan, caught.value
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e10, 1e20])
+def test_a_huge_rate_stops_training_without_a_warning(rate):
+    """Warnings are errors here: what overflows on the way is not shown, the diagnosis is."""
+    gan, error = diverge(rate, rate, penalties.one_gp(10.0))
+    assert "is no longer finite" in str(error) and "rate" in str(error)
+    done = len(error.history.records)
+    assert [record.step for record in error.history.records] == list(range(1, done + 1))
+    assert np.isfinite(flat(error.players[:2])).all()
+    assert all(math.isfinite(x) for record in error.history.records for x in record)
+
+
+def test_the_diagnosis_names_the_largest_parameter_and_the_rate_of_its_side():
+    """Whichever side's step it was that met the first infinity."""
+    _, error = diverge(critic_rate=1e6, generator_rate=1e-30, loss=losses.LEAST_SQUARES)
+    assert ", in D." in str(error) and "the critic's rate" in str(error)
+    _, error = diverge(generator_rate=1e6, critic_rate=1e-30, loss=losses.LEAST_SQUARES)
+    assert ", in G." in str(error) and "the generator's rate" in str(error)
+
+
+def test_the_players_of_a_diverged_run_are_finite_even_if_an_update_overflowed():
+    """A finite gradient times a rate of 10³⁸ leaves float32 in the update itself."""
+    gan = GAN(
+        PAIR.generator, PAIR.critic, optim.SGD(1e38), optim.SGD(0.01), losses.WASSERSTEIN
+    )
+    start = gan.init(Stream(0))
+    start = start._replace(critic=tree.tree_map(lambda a: 30 * a, start.critic))
+    for steps in (1, 5):
+        with pytest.raises(Diverged) as caught:
+            run(gan, steps=steps, start=start)
+        assert np.isfinite(flat(caught.value.players[:2])).all()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("size", [0, -1])
+@pytest.mark.parametrize("name", ["batch", "latent", "critic_steps", "record_every"])
+def test_sizes_below_one_are_errors_before_any_work(name, size):
+    def sample(n, stream):
+        raise AssertionError("no work was to be done")
+
+    gan = game()
+    choices = {"batch": 8, "latent": 3, name: size}
+    with pytest.raises(ValueError, match=f"{name}.*{size}"):
+        train(gan, gan.init(Stream(0)), sample, 5, Stream(1), **choices)
+
+
+def test_negative_steps_are_an_error():
+    with pytest.raises(ValueError, match="steps -1"):
+        run(game(), steps=-1)
+
+
+@pytest.mark.parametrize("limit", [0.0, -0.01, math.nan])
+def test_a_clipping_limit_that_is_not_above_zero_is_an_error_before_any_work(limit):
+    with pytest.raises(ValueError, match="clip.* is .*above 0"):
+        game(clip=limit)
+
+
+@pytest.mark.parametrize("penalty", [None, penalties.one_gp()], ids=["no penalty", "1-gp"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float64, bool])
+def test_data_of_another_dtype_are_an_error_that_names_it(dtype, penalty):
+    """uint8 meets float32 in NumPy without a word: pixels from 0 to 255 would be trained on."""
+    with pytest.raises(TypeError, match=f"{np.dtype(dtype)}.*float32"):
+        run(game(penalty=penalty), sample=lambda n, stream: ring(n, stream).astype(dtype))
+
+
+@pytest.mark.parametrize("penalty", [None, penalties.one_gp()], ids=["no penalty", "1-gp"])
+def test_a_batch_of_another_size_is_an_error(penalty):
+    with pytest.raises(ValueError, match="8"):
+        run(game(penalty=penalty), sample=lambda n, stream: ring(n + 1, stream))
+
+
+def test_data_that_are_no_array_are_an_error():
+    with pytest.raises(TypeError, match="sample.*list"):
+        run(game(), sample=lambda n, stream: ring(n, stream).tolist())
+
+
+def test_data_of_another_width_are_an_error_that_names_the_shapes():
+    with pytest.raises(ValueError, match=r"input of shape \(8, 5\).*\(N, 2\)"):
+        run(game(), sample=lambda n, stream: stream.normal((n, 5)))
+
+
+def test_a_latent_size_that_is_not_the_generators_is_an_error():
+    gan = game()
+    with pytest.raises(ValueError, match=r"input of shape \(8, 4\).*\(N, 3\)"):
+        train(gan, gan.init(Stream(0)), ring, 2, Stream(1), batch=8, latent=4)
