@@ -3,7 +3,8 @@
     python tests/record_optimisers.py
 
 writes tests/recorded/optimisers.npz: 100 steps of each optimiser (in float32 every tenth), and
-one training step of five games. Both sides start from the formulas below; the tests import them from here.
+one training step of five games. Both sides start from the formulas below, which the tests import
+from here.
 """
 
 from pathlib import Path

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tinygan import tree as trees
-from tinygan.backend import Stream
+from tinygan.backend import Stream, array_module, to_device
 from tinygan.engine import Tensor, grad, track
 
 STEP = 1e-3  # of the five-point difference: error ~ STEP⁴, rounding ~ 1e-16/STEP
@@ -47,6 +47,7 @@ class Report:
 
     @property
     def passed(self):
+        """Whether every error is within its tolerance; NaN is not."""
         return not any(self._bad(row) for row in self.rows)
 
     @property
@@ -109,7 +110,7 @@ def check_gradients(
             )
     stream = stream or Stream(0)
     report = Report(tolerance, complex_tolerance)
-    shapes = trees.tree_map(lambda a: a.data if type(a) is Tensor else np.asarray(a), f(track(x)))
+    shapes = trees.tree_map(lambda a: a.data if type(a) is Tensor else _array(a), f(track(x)))
     for _ in range(directions):
         u = _normal_like(shapes, stream)
         vs = [_normal_like(x, stream) for _ in range(order)]
@@ -120,10 +121,15 @@ def check_gradients(
     return report
 
 
+def _array(a):
+    return a if hasattr(a, "dtype") else np.asarray(a)
+
+
 def directional(f, x, u, vs):
     """φₖ(x), k = len(vs): f's derivative along v₁, …, vₖ, weighed by u, by the engine. A number."""
-    x = trees.tree_map(Tensor, x)  # not track(): the complex step brings complex arrays
-    y = trees.tree_map(lambda a: a if type(a) is Tensor else Tensor(np.asarray(a)), f(x))
+    # Not track(): the complex step brings complex arrays. [...]: 0-d sums are NumPy scalars.
+    x = trees.tree_map(lambda a: Tensor(a[...]), x)
+    y = trees.tree_map(lambda a: a if type(a) is Tensor else Tensor(_array(a)), f(x))
     y, x = trees.leaves(y), trees.leaves(x)
     along = trees.leaves(u)
     for v in vs:
@@ -160,4 +166,8 @@ def _row(order, oracle, engine, expected, scale, note):
 
 
 def _normal_like(tree, stream):
-    return trees.tree_map(lambda a: stream.normal(a.shape, np.float64), tree)
+    def draw(a):
+        device = "cpu" if array_module(a) is np else "gpu"
+        return to_device(stream.normal(a.shape, np.float64), device)
+
+    return trees.tree_map(draw, tree)

@@ -21,6 +21,7 @@ from tinygan import tree as trees
 
 _observer = ContextVar("tinygan observer", default=None)
 _ndarray = np.ndarray
+_NUMBERS = (int, float, np.generic)
 _STATIC = frozenset({int, float, bool, str, tuple, type(None)})  # parameters that need no check
 
 
@@ -47,6 +48,19 @@ class Tensor:
 
     def __len__(self):
         return len(self.data)
+
+    def __contains__(self, value):
+        self._refuse("'in'")
+
+    def __eq__(self, other):
+        if type(other) is not Tensor and hasattr(other, "dtype"):
+            self._refuse("==")
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
 
     def __repr__(self):
         origin = self.name or (self.op.__name__ if self.op else "leaf")
@@ -94,6 +108,7 @@ _REFLECTED = {
     "multiply": "__rmul__",
     "divide": "__rtruediv__",
     "matmul": "__rmatmul__",
+    "power": "__rpow__",
     "less": "__gt__",
     "less_equal": "__ge__",
     "greater": "__lt__",
@@ -160,7 +175,8 @@ class Primitive:
         try:
             out = self.fn(*raw, **params)
         except (ValueError, TypeError, IndexError) as error:
-            raise type(error)(f"{self._call_as_text(raw, params)}: {error}") from error
+            kind = next(k for k in (ValueError, IndexError, TypeError) if isinstance(error, k))
+            raise kind(f"{self._call_as_text(raw, params)}: {error}") from error
         if type(out) is not _ndarray or out.dtype is not dtype:
             out = self._settle(out, dtype, raw)
         if tracked:
@@ -264,7 +280,7 @@ def _leaf(a, name):
     where = f"track: {name or 'the argument'}"
     if type(a) is Tensor:
         raise TypeError(f"{where} is a Tensor already; use it as it is, or track its .data")
-    if isinstance(a, float):
+    if isinstance(a, (float, np.generic)):
         a = np.asarray(a)
     if getattr(a, "dtype", None) not in (np.float32, np.float64):
         what = getattr(a, "dtype", type(a).__name__)
@@ -313,7 +329,7 @@ def sum_to(a, *, shape):
     Gradient: ā = broadcast(ȳ)
     """
     lead = a.ndim - len(shape)
-    if lead == 1 and a.ndim == 2 and type(a) is _ndarray:
+    if shape == a.shape[1:] and a.ndim == 2 and type(a) is _ndarray:
         return np.ones(a.shape[0], a.dtype) @ a  # BLAS beats a.sum(0) four to one
     axes = tuple(i for i in range(a.ndim) if i < lead or shape[i - lead] != a.shape[i])
     return a.sum(axes, keepdims=True).reshape(shape)
@@ -475,10 +491,13 @@ def _cotangents(y, roots, cotangent):
                 )
         return [np.ones_like(root.data) for root in roots]
     given = trees.leaves(trees.tree_map(lambda _, u: u, y, cotangent))
-    for root, u in zip(roots, given, strict=True):
-        if u.shape != root.shape or u.dtype != root.dtype:
+    for i, (root, u) in enumerate(zip(roots, given, strict=True)):
+        if isinstance(u, _NUMBERS) and root.size == 1:
+            given[i] = u = np.full_like(root.data, u)
+        if not hasattr(u, "shape") or u.shape != root.shape or u.dtype != root.dtype:
+            given_as = f"{u.dtype}{list(u.shape)}" if hasattr(u, "shape") else repr(u)
             raise ValueError(
-                f"grad: cotangent is {u.dtype}{list(u.shape)} for a y of "
+                f"grad: cotangent is {given_as} for a y of "
                 f"{root.dtype}{list(root.shape)}; expected the same shape and dtype"
             )
     return given
@@ -512,7 +531,7 @@ def jvp(f, x, v):
 def hvp(f, x, v):
     """Hv, with H the Hessian of the scalar f at x. Arguments as in :func:`jvp`."""
     x, plain = _inputs(x)
-    gradient = grad(f(x), x)
+    gradient = grad(_outputs(f(x)), x)
     return grad_values(gradient, x, v) if plain else grad(gradient, x, v)
 
 
@@ -525,7 +544,12 @@ def _inputs(x):
 
 def _outputs(y):
     """A result that does not depend on x is a constant; as a leaf it has derivative zero."""
-    return trees.tree_map(lambda a: a if type(a) is Tensor else Tensor(np.asarray(a)), y)
+    return trees.tree_map(
+        lambda a: (
+            a if type(a) is Tensor else Tensor(np.asarray(a) if isinstance(a, _NUMBERS) else a)
+        ),
+        y,
+    )
 
 
 @primitive

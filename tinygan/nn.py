@@ -120,7 +120,7 @@ class Maxout:
     y = maxₖ (x·weightₖ + biasₖ)
 
     Shapes: x (N, inputs), weight (inputs, outputs·pieces), bias (outputs·pieces,), y (N, outputs).
-    Source: Goodfellow et al., Maxout networks (2013); the first GAN's discriminator has it.
+    Source: Goodfellow et al., Maxout networks (2013); the network that judged samples there had it.
     """
 
     inputs: int

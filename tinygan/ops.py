@@ -121,7 +121,8 @@ def power(a, b):
     """
     if isinstance(b, (int, float, np.generic)):
         return power_number(a, exponent=b)
-    return exp(multiply(log(a), b))
+    log_a = math.log(a) if isinstance(a, (int, float, np.generic)) else log(a)
+    return exp(multiply(b, log_a))
 
 
 # Exponentials, logarithms, roots
@@ -589,11 +590,30 @@ def scatter_add(a, indices, *, axis, size):
     y = np.zeros_like(a, shape=(entries.shape[0], size, entries.shape[2]))
     where_to = indices.reshape(-1) % size
     order = where_to.argsort(kind="stable")
-    where_to = where_to[order]
-    first = np.nonzero(np.concatenate([where_to[:1] == where_to[:1], np.diff(where_to) != 0]))[0]
+    entries, where_to = entries[:, order], where_to[order]
+    new = np.concatenate([where_to[:1] == where_to[:1], np.diff(where_to) != 0])
+    first = np.nonzero(new)[0]
     if indices.size:
-        y[:, where_to[first]] = np.add.reduceat(entries[:, order], first, axis=1)
+        y[:, where_to[first]] = _segment_sums(entries, new, first)
     return y.reshape(lead + (size,) + tail)
+
+
+def _segment_sums(entries, new, first):
+    """The sums over axis 1 of the runs that start at ``first``, where ``new`` holds."""
+    if array_module(entries) is np:
+        return np.add.reduceat(entries, first, axis=1)
+    # CuPy's reduceat takes differences of one running sum: small runs drown in it. Here each
+    # place adds the sum that ends ``reach`` places before it, if that is still in its run.
+    start = first[np.cumsum(new) - 1]
+    place = np.cumsum(np.ones_like(start)) - 1
+    reach = 1
+    while reach < entries.shape[1]:
+        inside = (place - reach >= start)[reach:, None]
+        before = np.where(inside, entries[:, :-reach], 0)
+        entries = np.concatenate([entries[:, :reach], entries[:, reach:] + before], axis=1)
+        reach *= 2
+    last = np.concatenate([first[1:] - 1, place[-1:]])
+    return entries[:, last]
 
 
 gather.vjp(
@@ -692,7 +712,7 @@ def logsumexp(a, *, axis=None, keepdims=False):
     """
     shift, rest = _shifted(a, axis)
     y = shift + np.log1p(rest)
-    return y if keepdims else y.reshape(a.sum(axis).shape)
+    return y if keepdims else y.squeeze(axis)
 
 
 @primitive
@@ -712,16 +732,17 @@ def _shifted(a, axis):
 
     Leaving the largest itself out of r keeps what a sum 1 + r would round away.
     """
-    shift = a.real.max(axis, keepdims=True)
-    shift = np.where(np.isfinite(shift), shift, 0).astype(a.real.dtype)
+    top = a.real.max(axis, keepdims=True)
+    finite = np.isfinite(top)
+    shift = np.where(finite, top, 0).astype(a.real.dtype)
     terms = np.exp(a - shift)
     largest = leader.fn(a.real, axis=axis) if axis is not None else leader.fn(a.real)
-    return shift, _without(terms, largest, axis)
+    return top, np.where(finite, _without(terms, largest, axis), 0)  # ±inf is its own sum
 
 
 def _without(terms, largest, axis):
     # n tied leaders hold n·e⁰ = n: of the sum n − 1 stay. Complex steps ride on the leaders too.
-    excess = (terms - 1) * (largest > 0) + terms * (largest == 0)
+    excess = np.where(largest > 0, terms - 1, terms)
     ties = (largest > 0).sum(axis, keepdims=True) - 1
     return excess.sum(axis, keepdims=True) + ties.astype(terms.real.dtype)
 
@@ -804,7 +825,7 @@ def norm(a, *, axis=None, keepdims=False):
     scale = np.abs(a.real).max(axis, keepdims=True)
     scale = np.where((scale > 0) & np.isfinite(scale), scale, 1).astype(scale.dtype)
     y = scale * np.sqrt(((a / scale) ** 2).sum(axis, keepdims=True))
-    return y if keepdims else y.reshape(a.sum(axis).shape)
+    return y if keepdims else y.squeeze(axis)
 
 
 ratio.vjp(
@@ -915,7 +936,7 @@ Tensor.__rmul__ = lambda a, b: multiply(b, a)
 Tensor.__truediv__ = lambda a, b: divide(a, b)
 Tensor.__rtruediv__ = lambda a, b: divide(b, a)
 Tensor.__pow__ = lambda a, b: power(a, b)
-Tensor.__rpow__ = lambda a, b: exp(multiply(a, math.log(b)))
+Tensor.__rpow__ = lambda a, b: power(b, a)
 Tensor.__matmul__ = lambda a, b: _matmul_operator(a, b)
 Tensor.__rmatmul__ = lambda a, b: _matmul_operator(b, a)
 Tensor.__neg__ = lambda a: negative(a)
@@ -932,4 +953,6 @@ Tensor.max = lambda a, axis=None, keepdims=False: max(a, axis=axis, keepdims=kee
 Tensor.reshape = lambda a, *shape: reshape(
     a, shape=shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
 )
-Tensor.transpose = lambda a, *axes: transpose(a, axes=axes or None)
+Tensor.transpose = lambda a, *axes: transpose(
+    a, axes=axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes or None
+)

@@ -29,7 +29,7 @@ def tree_map(f, tree, *others):
     """
     if isinstance(tree, dict):
         for other in others:
-            if type(other) is not dict or other.keys() != tree.keys():
+            if not isinstance(other, dict) or other.keys() != tree.keys():
                 raise _mismatch(tree, other)
         return {
             key: tree_map(f, branch, *[other[key] for other in others])

@@ -57,12 +57,13 @@ class MLP:
         return x if self.output is None else self.output(x)
 
     def __str__(self):
+        name = getattr(self.activation, "__name__", repr(self.activation))
         rows, total = [], 0
         for i, layer in enumerate(self.layers):
             count = (layer.inputs + 1) * layer.outputs
             rows.append(f"  {i}  {layer.inputs:>5} -> {layer.outputs:<5} {count:>9}")
             total += count
-        return "\n".join([f"MLP, {self.activation.__name__}, {total} parameters", *rows])
+        return "\n".join([f"MLP, {name}, {total} parameters", *rows])
 
 
 class Pair(NamedTuple):
