@@ -182,8 +182,9 @@ def test_nothing_given_is_changed_or_shared(optimizer):
         for a in tree.leaves([new, new_state]):
             assert not any(np.shares_memory(a, b) for b in given if isinstance(a, np.ndarray))
         params, state = frozen(new), frozen(new_state)
-        before, state_before = (tree.tree_map(np.copy, new), before[1]), tree.tree_map(
-            np.copy, new_state
+        before, state_before = (
+            (tree.tree_map(np.copy, new), before[1]),
+            tree.tree_map(np.copy, new_state),
         )
 
 
@@ -361,7 +362,10 @@ def test_exponential_decay_is_a_power():
 @pytest.mark.parametrize("steps", [0, -5])
 @pytest.mark.parametrize(
     "make",
-    [lambda steps: optim.LinearDecay(1.0, 0.0, steps), lambda s: optim.ExponentialDecay(1.0, 0.5, s)],
+    [
+        lambda steps: optim.LinearDecay(1.0, 0.0, steps),
+        lambda s: optim.ExponentialDecay(1.0, 0.5, s),
+    ],
     ids=["linear", "exponential"],
 )
 def test_a_schedule_over_no_steps_is_an_error(make, steps):

@@ -210,6 +210,9 @@ class LinearDecay:
     end: float
     steps: int
 
+    def __post_init__(self):
+        _check_steps("LinearDecay", self.steps)
+
     def __call__(self, step):
         return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
 
@@ -224,6 +227,9 @@ class ExponentialDecay:
     start: float
     factor: float
     steps: int
+
+    def __post_init__(self):
+        _check_steps("ExponentialDecay", self.steps)
 
     def __call__(self, step):
         return self.start * self.factor ** (step / self.steps)
@@ -242,6 +248,11 @@ def _check(name, rate, **fractions):
             raise ValueError(f"{name}: {key} is {value}; expected 0 or more and below 1")
 
 
+def _check_steps(name, steps):
+    if not steps > 0:
+        raise ValueError(f"{name}: steps is {steps}; expected a number above 0")
+
+
 def _refuse_tensors(where, tree):
     if any(type(a) is Tensor for a in trees.leaves(tree)):
         raise TypeError(
@@ -254,9 +265,11 @@ def _check_grads(name, params, grads):
     _refuse_tensors(f"{name}.update", params)
     _refuse_tensors(f"{name}.update", grads)
 
-    for p, g in zip(trees.leaves(params), trees.leaves(grads), strict=True):
+    def check(p, g):
         if p.shape != g.shape or p.dtype != g.dtype:
             raise ValueError(
                 f"{name}.update: a gradient of {g.dtype}{list(g.shape)} for a parameter of "
                 f"{p.dtype}{list(p.shape)}; expected the same shape and dtype"
             )
+
+    trees.tree_map(check, params, grads)  # by key, as the update does; other trees are an error

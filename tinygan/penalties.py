@@ -55,9 +55,8 @@ def gradient_penalty(critic, points, *, centre=0.0, one_sided=False, of=None, in
     Source: P3 equations 6 and 7; Gulrajani et al. (2017); Petzka et al. (2018); Mescheder et
         al. (2018).
     """
+    _check_centre("gradient_penalty", centre)
     slopes, _ = _slopes(critic, points, of, insist)
-    if centre < 0:
-        raise ValueError(f"gradient_penalty: centre is {centre}; expected 0 or more, as for norms")
     if centre == 0:
         return mean(sample_square_norm(slopes))
     excess = subtract(sample_norm(slopes), centre)
@@ -86,11 +85,16 @@ def two_term_penalty(critic, real, fake, slope_weight, difference_weight, *, of=
     )
 
 
+def _check_centre(where, centre):
+    if not centre >= 0:
+        raise ValueError(f"{where}: centre is {centre}; expected 0 or more, as for norms")
+
+
 def _slopes(critic, points, of, insist):
     """(∇ₓ d(x), d(x)) at each point."""
     x = points if type(points) is Tensor else track(points, "points")
     y = critic(x)
-    if y.size != x.shape[0] or y.shape[0] != x.shape[0]:
+    if y.size != x.shape[0] or y.shape[:1] != x.shape[:1]:
         raise ValueError(
             f"gradient_penalty: the critic gave {y.shape} for points {x.shape}; expected one "
             f"logit for each sample, ({x.shape[0]},) or ({x.shape[0]}, 1)"
@@ -188,6 +192,7 @@ class Penalty:
     def __post_init__(self):
         if not 0 < self.weight < float("inf"):
             raise ValueError(f"Penalty: weight is {self.weight}; expected a number above 0")
+        _check_centre("Penalty", self.centre)
 
     def draw(self, stream, real):
         """The noise that one batch needs, a tuple of arrays."""

@@ -41,6 +41,10 @@ class GAN:
     clip: float | None = None
     average: bool = False
 
+    def __post_init__(self):
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"GAN: clip is {self.clip}; expected a limit above 0, or None")
+
     def init(self, stream, dtype=np.float32):
         """Parameters drawn from ``stream``, and optimisers at rest: a :class:`Players`."""
         g = self.generator.init(stream.child(0), dtype)
@@ -185,8 +189,8 @@ def train(
         progress: show a progress bar.
         watch: ``watch(step, players)`` before the first and after every iteration.
     Returns: a :class:`Run`. Ctrl-C ends the run early after the last whole iteration.
-    Raises: Diverged, with a diagnosis, when a loss or gradient is no longer finite; ValueError
-        for sizes below 1.
+    Raises: Diverged, with a diagnosis, when a loss, a gradient or a parameter is no longer
+        finite; ValueError for sizes below 1; TypeError for data of another dtype than the weights.
     Source: Goodfellow et al. (2014) algorithm 1; Arjovsky et al. (2017) algorithm 1 (P4).
     """
     for name, size in dict(batch=batch, latent=latent, critic_steps=critic_steps).items():
@@ -194,31 +198,38 @@ def train(
             raise ValueError(f"train: {name} is {size}; expected at least 1")
     if steps < 0 or record_every < 1:
         raise ValueError(f"train: steps {steps}, record_every {record_every}; expected ≥ 0 and ≥ 1")
+    dtype = trees.leaves(players.critic)[0].dtype
     data, points, noise = stream.child(0), stream.child(1), stream.child(2)
     history, done, interrupted = History(), 0, False
+    previous = players
     bar = _progress_bar(steps, progress)
     try:
         if watch is not None:
             watch(0, players)
         while done < steps:
             factor = 1.0 if schedule is None else schedule(done)
-            now = players
-            for _ in range(critic_steps):
-                real, z = sample(batch, data), points.normal((batch, latent))
-                extra = gan.penalty.draw(noise, real) if gan.penalty else ()
-                now, critic = critic_step(
-                    gan, now, real, z, extra, gan.critic_optimizer.rate * factor
-                )
-                d_norm = _checked("critic", critic, real, done, players, history)
-            z = points.normal((batch, latent))
-            now, generator = generator_step(gan, now, z, gan.generator_optimizer.rate * factor)
-            g_norm = _checked("generator", generator, z, done, players, history)
-            players, done = now, done + 1  # the iteration is taken over whole
+            now, good = players, (players, previous, history)
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # Diverged tells
+                for _ in range(critic_steps):
+                    real, z = (
+                        _batch(sample, batch, data, dtype),
+                        points.normal((batch, latent), dtype),
+                    )
+                    extra = gan.penalty.draw(noise, real) if gan.penalty else ()
+                    rate = gan.critic_optimizer.rate * factor
+                    before, (now, critic) = now, critic_step(gan, now, real, z, extra, rate)
+                    d_norm = _checked("critic", critic, real, done, before, good)
+                z = points.normal((batch, latent), dtype)
+                rate = gan.generator_optimizer.rate * factor
+                before, (now, generator) = now, generator_step(gan, now, z, rate)
+                g_norm = _checked("generator", generator, z, done, before, good)
+            penalty = 0.0 if critic.penalty is None else float(critic.penalty)
+            record = Record(
+                done + 1, float(critic.loss), penalty, float(generator.loss), d_norm, g_norm
+            )
+            # The iteration is taken over whole: Ctrl-C leaves no half of it.
+            previous, players, done = players, now, done + 1
             if done % record_every == 0 or done == steps:
-                penalty = 0.0 if critic.penalty is None else float(critic.penalty)
-                record = Record(
-                    done, float(critic.loss), penalty, float(generator.loss), d_norm, g_norm
-                )
                 history.records.append(record)
                 bar.set_postfix_str(
                     f"critic {record.critic_loss:.3f} generator {record.generator_loss:.3f}",
@@ -229,8 +240,16 @@ def train(
                 watch(done, players)
     except KeyboardInterrupt:
         interrupted = True
+        if done and (not history.records or history.records[-1].step < done):
+            history.records.append(record)
     finally:
         bar.close()
+    if not _finite(players):
+        raise Diverged(
+            f"iteration {done}: its update left parameters that are not finite. Lower the rates",
+            previous,
+            history,
+        )
     return Run(players, history, interrupted)
 
 
@@ -240,7 +259,20 @@ def _progress_bar(steps, visible):
     return tqdm(total=steps, unit="step", disable=not visible, dynamic_ncols=True)
 
 
-def _checked(side, found, batch, step, players, history):
+def _batch(sample, n, stream, dtype):
+    """A batch of the data, once it is an array of n samples in the dtype of the weights."""
+    real = sample(n, stream)
+    if not hasattr(real, "dtype") or real.dtype != dtype:
+        raise TypeError(
+            f"train: sample gave {getattr(real, 'dtype', type(real).__name__)}; expected an array "
+            f"of {dtype}, as the critic's weights. Convert with .astype(np.{dtype})"
+        )
+    if real.shape[:1] != (n,):
+        raise ValueError(f"train: sample({n}, stream) gave shape {real.shape}; expected ({n}, ...)")
+    return real
+
+
+def _checked(side, found, batch, step, before, good):
     """The norm of a gradient; Diverged if it or the loss is not finite."""
     total = 0.0
     for g in trees.leaves(found.tree):
@@ -249,7 +281,16 @@ def _checked(side, found, batch, step, players, history):
     loss = float(found.loss) + (0.0 if found.penalty is None else float(found.penalty))
     if math.isfinite(total) and math.isfinite(loss):
         return math.sqrt(total)
-    raise Diverged(_diagnosis(side, found, batch, step, players), players, history)
+    players, previous, history = good
+    # An update that overflowed shows only now: the last good players are those before it.
+    players = players if _finite(players) else previous
+    raise Diverged(_diagnosis(side, found, batch, step, before), players, history)
+
+
+def _finite(players):
+    return all(
+        bool(np.isfinite(a).all()) for a in trees.leaves((players.generator, players.critic))
+    )
 
 
 def _diagnosis(side, found, batch, step, players):
@@ -257,15 +298,18 @@ def _diagnosis(side, found, batch, step, players):
     finite = {name: bool(np.isfinite(a).all()) for name, a in _parts(found, batch)}
     broken = [name for name, good in finite.items() if not good] or ["the gradient's squared norm"]
     sizes = [
-        (float(abs(a).max()), f"{who}.{path}")
-        for who, tree in (("G", players.generator), ("D", players.critic))
+        (float(np.nan_to_num(abs(a).max(), nan=np.inf)), who, path)
+        for who, tree in (("generator", players.generator), ("critic", players.critic))
         for path, a in trees.paths(tree)
     ]
-    size, where = max(sizes)
+    size, owner, path = max(sizes)
+    remedy = f"Lower the {owner}'s rate, add or raise a gradient penalty, or check the data's range"
+    if side == "critic" and broken[0] == "its input batch":
+        remedy = "Check the data: they are not finite"
     return (
         f"iteration {step + 1}: the {side}'s step is no longer finite: {', '.join(broken[:6])}. "
-        f"The largest parameter before it was {size:.3g}, in {where}. Lower the {side}'s rate, "
-        "add or raise a gradient penalty, or check the data's range"
+        f"The largest parameter before it was {size:.3g}, in {'DG'[owner == 'generator']}.{path}. "
+        f"{remedy}"
     )
 
 
