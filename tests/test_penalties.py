@@ -715,7 +715,9 @@ def test_mistake_alpha_per_column_pixel_or_component(shape, parts, distance):
     their middle: the variance along them is 1/(12k) where 1/12 is right."""
     real, fake = image_pairs()
     alpha = np.broadcast_to(Stream(0).uniform(shape, np.float64), real.shape)
-    points = penalties.interpolates(real, fake, alpha)
+    with pytest.raises(ValueError, match="one number per sample"):
+        penalties.interpolates(real, fake, alpha)
+    points = alpha * real + (1 - alpha) * fake
     off = distance_from_segment(points, real, fake)
     rms = math.sqrt((off**2).mean())
     assert rms == pytest.approx(math.sqrt((1 - 1 / parts) / 12), rel=0.05)
@@ -727,7 +729,10 @@ def test_mistake_alpha_per_column_pixel_or_component(shape, parts, distance):
 def test_mistake_alpha_per_column_of_toy_data():
     """In the plane too: α of shape (N, 2) fills the rectangle between two points."""
     real, fake = np.ones((512, 2)), np.zeros((512, 2))
-    wrong = penalties.interpolates(real, fake, Stream(0).uniform((512, 2), np.float64))
+    alpha = Stream(0).uniform((512, 2), np.float64)
+    with pytest.raises(ValueError, match=r"\(512, 2\) for samples .* expected \(512, 1\)"):
+        penalties.interpolates(real, fake, alpha)
+    wrong = alpha * real + (1 - alpha) * fake
     assert distance_from_segment(wrong, real, fake).max() > 0.4
     right = penalties.interpolates(real, fake, *penalties.one_gp().draw(Stream(0), real))
     assert distance_from_segment(right, real, fake).max() < 1e-15
@@ -740,9 +745,11 @@ def test_mistake_one_alpha_per_batch():
     real, fake = np.ones((n, 3)), np.zeros((n, 3))
 
     def spread(draw):
-        means = [penalties.interpolates(real, fake, draw()).mean() for _ in range(2000)]
-        return np.var(means)
+        alphas = [draw() for _ in range(2000)]
+        return np.var([(alpha * real + (1 - alpha) * fake).mean() for alpha in alphas])
 
+    with pytest.raises(ValueError, match="one number per sample"):
+        penalties.interpolates(real, fake, stream.uniform((1, 1), np.float64))
     assert spread(lambda: stream.uniform((1, 1), np.float64)) == pytest.approx(1 / 12, rel=0.1)
     ours = spread(lambda: penalties.one_gp().draw(stream, real)[0])
     assert ours == pytest.approx(1 / (12 * n), rel=0.1)

@@ -132,13 +132,14 @@ def interpolates(real, fake, alpha):
     x̂ = α·x + (1 − α)·y, one α per sample
 
     Shapes: real, fake (N, ...), alpha (N, 1, ...).
-    Raises: ValueError if real and fake make no pairs.
+    Raises: ValueError if real and fake make no pairs, or alpha is not one number per sample.
     """
     if real.shape != fake.shape or real.dtype != fake.dtype:
         raise ValueError(
             f"interpolates: real {real.dtype}{list(real.shape)} and fake "
             f"{fake.dtype}{list(fake.shape)} make no pairs; expected equal shapes and dtypes"
         )
+    _check_alpha("interpolates", real, alpha)
     return add(multiply(real, alpha), multiply(fake, subtract(1.0, alpha)))
 
 
@@ -150,8 +151,18 @@ def dragan_points(real, fake, alpha, u):
 
     Source: Kodali et al., On convergence and stability of GANs (2017), their code.
     """
+    _check_alpha("dragan_points", real, alpha)
     spread = multiply(sqrt(variance(real)), 0.5)
     return add(real, multiply(multiply(u, alpha), spread))
+
+
+def _check_alpha(where, real, alpha):
+    per_sample = (real.shape[0],) + (1,) * (real.ndim - 1)
+    if alpha.shape != per_sample:
+        raise ValueError(
+            f"{where}: alpha has shape {alpha.shape} for samples {real.shape}; expected "
+            f"{per_sample}, one number per sample, or points leave the segments"
+        )
 
 
 def _draw_alpha(stream, real):
