@@ -29,17 +29,19 @@ class Tensor:
     """An array and the call that made it: ``data == op(*args, **params)``.
 
     A leaf, made by :func:`track`, has ``op`` None. ``==`` compares identity;
-    :func:`tinygan.ops.equal` compares values.
+    :func:`tinygan.ops.equal` compares values. ``edges`` are the ways down to other
+    Tensors: pairs of an argument and its rule, for each rule that is not None.
     """
 
-    __slots__ = ("data", "op", "args", "params", "name")
+    __slots__ = ("data", "op", "args", "params", "name", "edges")
 
-    def __init__(self, data, op=None, args=(), params=None, name=None):
+    def __init__(self, data, op=None, args=(), params=None, name=None, edges=()):
         self.data = data
         self.op = op
         self.args = args
         self.params = params
         self.name = name
+        self.edges = edges
 
     shape = property(lambda self: self.data.shape)
     ndim = property(lambda self: self.data.ndim)
@@ -154,24 +156,27 @@ class Primitive:
         dtype = None
         tracked = odd = False
         for a in args:
-            if type(a) is Tensor:
+            kind = type(a)
+            if kind is Tensor:
                 tracked = True
                 a = a.data
-            if type(a) is _ndarray:
+                kind = type(a)
+            if kind is _ndarray:
                 if a.dtype is not dtype:
                     if dtype is None:
                         dtype = a.dtype
                     else:
                         odd = True
-            elif type(a) is not float and type(a) is not int:
+            elif kind is not float and kind is not int:
                 a = self._admit(a)
                 odd = True
             raw.append(a)
         if odd:
             dtype = self._agree(raw)
-        for value in params.values():
-            if type(value) not in _STATIC:
-                self._check_static(params)
+        if params:
+            for value in params.values():
+                if type(value) not in _STATIC:
+                    self._check_static(params)
         try:
             out = self.fn(*raw, **params)
         except (ValueError, TypeError, IndexError) as error:
@@ -180,10 +185,13 @@ class Primitive:
         if type(out) is not _ndarray or out.dtype is not dtype:
             out = self._settle(out, dtype, raw)
         if tracked:
-            for a, rule in zip(args, self.rules):  # noqa: B905 - rules may be endless
-                if rule is not None and type(a) is Tensor:
-                    out = Tensor(out, self, args, params)
-                    break
+            edges = [
+                (a, rule)
+                for a, rule in zip(args, self.rules)  # noqa: B905 - rules may be endless
+                if type(a) is Tensor and rule is not None
+            ]
+            if edges:
+                out = Tensor(out, self, args, params, None, edges)
         watch = _observer.get()
         if watch is not None:
             watch(self, args, params, out)
@@ -236,6 +244,8 @@ class Primitive:
         """A 0-d result as an array; a result that changed its float dtype as an error."""
         if isinstance(out, np.generic):
             out = np.asarray(out)
+            if out.dtype is dtype:
+                return out
         floats = [a.dtype for a in raw if hasattr(a, "dtype") and a.dtype.kind == "f"]
         if floats and out.dtype.kind == "f" and out.dtype != floats[0]:
             given = ", ".join(f"{a.dtype}{list(a.shape)}" for a in raw if hasattr(a, "dtype"))
@@ -360,7 +370,12 @@ def tape(roots, wanted=None):
 
     Raises: RuntimeError if a part of the tape was released.
     """
-    order, done, live = [], set(), set(wanted or ())
+    return _order(roots, wanted)[0]
+
+
+def _order(roots, wanted):
+    """The tape, and the ids of its nodes and of all those wanted."""
+    order, met, done, live = [], set(), set(), set(wanted or ())
     stack = list(roots)
     while stack:
         node = stack[-1]
@@ -368,30 +383,30 @@ def tape(roots, wanted=None):
         if key in done:
             stack.pop()
             continue
-        if node.op is not None:
+        if key not in met:
             if node.args is None:
                 raise RuntimeError(
                     "this tape was released by grad_values(..., release=True) and cannot be "
                     "walked again; leave release out of the first call"
                 )
+            met.add(key)
             depth = len(stack)
-            for a, rule in zip(node.args, node.op.rules):  # noqa: B905
-                if type(a) is Tensor and rule is not None and id(a) not in done:
-                    if a.op is not None or wanted is None:
-                        stack.append(a)
+            for a, _ in node.edges:
+                if id(a) not in done and (a.op is not None or wanted is None):
+                    stack.append(a)
             if len(stack) > depth:
                 continue  # the arguments first; this node is met again after them
         stack.pop()
         done.add(key)
         if wanted is None or key in live:
             order.append(node)
-        elif node.op is not None:
-            for a, rule in zip(node.args, node.op.rules):  # noqa: B905
-                if rule is not None and id(a) in live:
-                    live.add(key)
-                    order.append(node)
-                    break
-    return order
+            continue
+        for a, _ in node.edges:
+            if id(a) in live:
+                live.add(key)
+                order.append(node)
+                break
+    return order, live
 
 
 def grad(y, xs, cotangent=None):
@@ -443,32 +458,31 @@ def _walk(y, xs, cotangent, record, release):
         adjoints[key] = add(adjoints[key], u) if key in adjoints else u
 
     wanted = {id(x) for x in targets}
-    order = tape(roots, wanted)
-    live = {id(node) for node in order} | wanted
+    order, live = _order(roots, wanted)
     while order:
         node = order.pop()
         key = id(node)
         g = adjoints.get(key) if key in wanted else adjoints.pop(key, None)
-        op, args = node.op, node.args
-        if op is None or g is None:
+        if node.op is None or g is None:
             continue
         if record:
-            out, inputs = node, args
+            out, inputs = node, node.args
         else:
-            out, inputs = node.data, [a.data if type(a) is Tensor else a for a in args]
+            out, inputs = node.data, [a.data if type(a) is Tensor else a for a in node.args]
         params = node.params
-        for a, rule in zip(args, op.rules):  # noqa: B905
-            if rule is None or type(a) is not Tensor or id(a) not in live:
+        for a, rule in node.edges:
+            key = id(a)
+            if key not in live:
                 continue
             part = rule(g, out, *inputs, **params)
             if part is None:
                 continue
             if part.shape != a.data.shape:
                 part = sum_to(part, shape=a.data.shape)
-            key = id(a)
-            adjoints[key] = add(adjoints[key], part) if key in adjoints else part
+            held = adjoints.get(key)
+            adjoints[key] = part if held is None else add(held, part)
         if release:
-            node.args = None
+            node.args = node.edges = None
     return [
         adjoints[id(x)] if adjoints.get(id(x)) is not None else np.zeros_like(x.data)
         for x in targets

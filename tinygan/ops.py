@@ -224,9 +224,8 @@ def sigmoid(a):
 
     Gradient: ā = ȳ·y·σ(−a), exact where 1 − y would be rounded to 0
     """
-    positive = a.real > 0
-    small = np.exp(np.where(positive, -a, a))  # at most 1
-    return np.where(positive, 1, small) / (1 + small)
+    small = _small_exp(a)
+    return np.where(a.real > 0, 1, small) / (1 + small)
 
 
 @primitive
@@ -237,8 +236,15 @@ def softplus(a):
 
     Gradient: ā = ȳ·σ(a)
     """
-    positive = a.real > 0
-    return np.where(positive, a, 0) + np.log1p(np.exp(np.where(positive, -a, a)))
+    ramp = np.maximum(a, 0) if a.dtype.kind == "f" else np.where(a.real > 0, a, 0)
+    return ramp + np.log1p(_small_exp(a))
+
+
+def _small_exp(a):
+    """e^(−|a|), which cannot overflow; for complex steps the analytic e^(∓a)."""
+    if a.dtype.kind == "f":
+        return np.exp(-np.abs(a))
+    return np.exp(np.where(a.real > 0, -a, a))
 
 
 tanh.vjp(lambda g, y, a: multiply(g, subtract(1.0, square(y))))

@@ -101,19 +101,22 @@ class SGD:
 
     def update(self, params, grads, state, rate=None):
         """(new parameters, new state) after one step; ``rate`` overrides the optimiser's."""
-        _check_grads("SGD", params, grads)
-        direction, new = grads, {}
+        ps, gs, rate = _leaves("SGD", params, grads, self.rate if rate is None else rate)
+        directions, new = gs, {}
         if self.momentum:
-            velocity = trees.tree_map(
-                lambda m, g: accumulate(m, g, momentum=self.momentum), state["velocity"], grads
-            )
-            new["velocity"] = direction = velocity
+            old = _aligned(params, state["velocity"])
+            velocity = [
+                accumulate(m, g, momentum=self.momentum) for m, g in zip(old, gs, strict=True)
+            ]
+            new["velocity"] = trees.rebuild(params, velocity)
+            directions = velocity
             if self.nesterov:
-                direction = trees.tree_map(
-                    lambda m, g: accumulate(m, g, momentum=self.momentum), velocity, grads
-                )
-        rate = self.rate if rate is None else rate
-        return trees.tree_map(lambda p, d: descend(p, d, _scalar(rate, p)), params, direction), new
+                directions = [
+                    accumulate(m, g, momentum=self.momentum)
+                    for m, g in zip(velocity, gs, strict=True)
+                ]
+        stepped = [descend(p, d, rate) for p, d in zip(ps, directions, strict=True)]
+        return trees.rebuild(params, stepped), new
 
 
 @dataclass(frozen=True)
@@ -139,16 +142,16 @@ class RMSProp:
 
     def update(self, params, grads, state, rate=None):
         """(new parameters, new state) after one step; ``rate`` overrides the optimiser's."""
-        _check_grads("RMSProp", params, grads)
-        square = trees.tree_map(
-            lambda v, g: blend_square(v, g, decay=self.decay), state["square"], grads
+        ps, gs, rate, one = _leaves(
+            "RMSProp", params, grads, self.rate if rate is None else rate, 1.0
         )
-        rate = self.rate if rate is None else rate
-
-        def step(p, g, v):
-            return descend_scaled(p, g, v, _scalar(rate, p), _scalar(1.0, p), eps=self.eps)
-
-        return trees.tree_map(step, params, grads, square), {"square": square}
+        old = _aligned(params, state["square"])
+        square = [blend_square(v, g, decay=self.decay) for v, g in zip(old, gs, strict=True)]
+        stepped = [
+            descend_scaled(p, g, v, rate, one, eps=self.eps)
+            for p, g, v in zip(ps, gs, square, strict=True)
+        ]
+        return trees.rebuild(params, stepped), {"square": trees.rebuild(params, square)}
 
 
 @dataclass(frozen=True)
@@ -179,21 +182,20 @@ class Adam:
 
     def update(self, params, grads, state, rate=None):
         """(new parameters, new state) after one step; ``rate`` overrides the optimiser's."""
-        _check_grads("Adam", params, grads)
         beta1, beta2 = self.betas
         t = state["step"] + 1
-        mean = trees.tree_map(lambda m, g: blend(m, g, decay=beta1), state["mean"], grads)
-        square = trees.tree_map(
-            lambda v, g: blend_square(v, g, decay=beta2), state["square"], grads
-        )
         rate = (self.rate if rate is None else rate) / (1 - beta1**t)
         root = 1 / math.sqrt(1 - beta2**t)
-
-        def step(p, m, v):
-            return descend_scaled(p, m, v, _scalar(rate, p), _scalar(root, p), eps=self.eps)
-
-        params = trees.tree_map(step, params, mean, square)
-        return params, {"step": t, "mean": mean, "square": square}
+        ps, gs, rate, root = _leaves("Adam", params, grads, rate, root)
+        ms, vs = _aligned(params, state["mean"]), _aligned(params, state["square"])
+        ms = [blend(m, g, decay=beta1) for m, g in zip(ms, gs, strict=True)]
+        vs = [blend_square(v, g, decay=beta2) for v, g in zip(vs, gs, strict=True)]
+        stepped = [
+            descend_scaled(p, m, v, rate, root, eps=self.eps)
+            for p, m, v in zip(ps, ms, vs, strict=True)
+        ]
+        state = {"step": t, "mean": trees.rebuild(params, ms), "square": trees.rebuild(params, vs)}
+        return trees.rebuild(params, stepped), state
 
 
 # Schedules: step number, from 0, to rate.
@@ -235,11 +237,6 @@ class ExponentialDecay:
         return self.start * self.factor ** (step / self.steps)
 
 
-def _scalar(value, like):
-    """A number that varies from step to step as a 0-d array, an input and not a constant."""
-    return np.asarray(value, like.dtype) if type(like) is np.ndarray else value
-
-
 def _check(name, rate, **fractions):
     if not 0 < rate < math.inf:
         raise ValueError(f"{name}: rate is {rate}; expected a number above 0")
@@ -261,15 +258,25 @@ def _refuse_tensors(where, tree):
         )
 
 
-def _check_grads(name, params, grads):
-    _refuse_tensors(f"{name}.update", params)
-    _refuse_tensors(f"{name}.update", grads)
+def _leaves(name, params, grads, *scalars):
+    """The leaves of both trees in the parameters' order, and numbers as 0-d arrays of their dtype.
 
-    def check(p, g):
+    0-d arrays, for a number that varies from step to step is an input and not a constant.
+    """
+    ps, gs = trees.leaves(params), _aligned(params, grads)
+    _refuse_tensors(f"{name}.update", ps + gs)
+    for p, g in zip(ps, gs, strict=True):
         if p.shape != g.shape or p.dtype != g.dtype:
             raise ValueError(
                 f"{name}.update: a gradient of {g.dtype}{list(g.shape)} for a parameter of "
                 f"{p.dtype}{list(p.shape)}; expected the same shape and dtype"
             )
+    like = ps[0] if ps else np.zeros(())
+    return ps, gs, *(np.full_like(like, number, shape=()) for number in scalars)
 
-    trees.tree_map(check, params, grads)  # by key, as the update does; other trees are an error
+
+def _aligned(params, tree):
+    """The leaves of ``tree`` in the parameters' order: dicts may hold their keys in another."""
+    found = []
+    trees.tree_map(lambda _, leaf: found.append(leaf), params, tree)
+    return found

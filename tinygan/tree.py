@@ -3,11 +3,19 @@
 
 def leaves(tree):
     """The leaves of ``tree``, a list, dicts in the order of their keys' insertion."""
+    found = []
+    _collect(tree, found)
+    return found
+
+
+def _collect(tree, found):
     if isinstance(tree, dict):
         tree = tree.values()
     elif not isinstance(tree, (list, tuple)):
-        return [tree]
-    return [leaf for branch in tree for leaf in leaves(branch)]
+        found.append(tree)
+        return
+    for branch in tree:
+        _collect(branch, found)
 
 
 def paths(tree, path=""):
@@ -39,10 +47,7 @@ def tree_map(f, tree, *others):
         for other in others:
             if type(other) is not type(tree) or len(other) != len(tree):
                 raise _mismatch(tree, other)
-        branches = [tree_map(f, *column) for column in zip(tree, *others, strict=True)]
-        if isinstance(tree, list):
-            return branches
-        return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
+        return _like(tree, [tree_map(f, *column) for column in zip(tree, *others, strict=True)])
     for other in others:
         if isinstance(other, (dict, list, tuple)):
             raise _mismatch(tree, other)
@@ -51,8 +56,22 @@ def tree_map(f, tree, *others):
 
 def rebuild(tree, new_leaves):
     """``tree`` with its leaves replaced, in the order of :func:`leaves`."""
-    new_leaves = iter(new_leaves)
-    return tree_map(lambda _: next(new_leaves), tree)
+    return _fill(tree, iter(new_leaves))
+
+
+def _fill(tree, new_leaves):
+    if isinstance(tree, dict):
+        return {key: _fill(branch, new_leaves) for key, branch in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return _like(tree, [_fill(branch, new_leaves) for branch in tree])
+    return next(new_leaves)
+
+
+def _like(sequence, branches):
+    """``branches`` as a list, tuple or named tuple, whichever ``sequence`` is."""
+    if isinstance(sequence, list):
+        return branches
+    return type(sequence)(*branches) if hasattr(sequence, "_fields") else tuple(branches)
 
 
 def _mismatch(tree, other):
