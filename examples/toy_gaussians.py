@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import tinygan as tg
 from tinygan import data, losses, metrics, models, nn, optim, penalties
@@ -146,6 +147,7 @@ def parse(argv):
     add("--decay", action=argparse.BooleanOptionalAction, help="rates to 0 over the second half")
     add("--seed", type=_seed, default=0, help="of all random numbers")
     add("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute")
+    add("--threads", type=count, help="BLAS threads; without it 1 up to 256 units, then all cores")
     add("--out", type=Path, default=Path("runs/toy"), help="folder for the results")
     add("--quiet", action="store_true", help="no progress bar and no report")
     preset = parser.parse_known_args(argv)[0].preset
@@ -295,16 +297,21 @@ def main(argv=None):
         if step in marks:
             frames.append((step, tg.to_host(gan.generator(players.generator, probe))))
 
+    def decay(step):
+        return min(1.0, 2 * (1 - step / args.steps))
+
     if not args.quiet:
         print("settings: " + " ".join(f"{k}={v}" for k, v in vars(args).items() if k != "quiet"))
+    # Products of small matrices take longer on two threads than on one.
+    threads = args.threads or (1 if args.hidden <= 256 else os.cpu_count())
     start, stopped = time.perf_counter(), None
     try:
-        run = train(
-            gan, gan.init(stream.child(0)), dataset.sample, args.steps, stream.child(1),
-            batch=args.batch, latent=args.latent, critic_steps=args.critic_steps,
-            schedule=(lambda step: min(1.0, 2 * (1 - step / args.steps))) if args.decay else None,
-            progress=not args.quiet, watch=watch,
-        )  # fmt: skip
+        with threadpool_limits(threads):
+            run = train(
+                gan, gan.init(stream.child(0)), dataset.sample, args.steps, stream.child(1),
+                batch=args.batch, latent=args.latent, critic_steps=args.critic_steps,
+                schedule=decay if args.decay else None, progress=not args.quiet, watch=watch,
+            )  # fmt: skip
         players, history = run.players, run.history
         stopped = "Ctrl-C" if run.interrupted else None
     except Diverged as error:
@@ -322,6 +329,7 @@ def main(argv=None):
         "steps_done": done,
         "stopped": stopped,
         "seed": args.seed,
+        "threads": threads,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
         "versions": {
             "tinygan": tg.__version__,
