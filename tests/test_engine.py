@@ -1317,3 +1317,10 @@ def test_random_programs_have_right_derivatives(program, seed):
     assert all(same_bits(u, v.data) for u, v in zip(a, b, strict=True))
     released = grad_values(y, tracked, release=True)
     assert all(same_bits(u, v) for u, v in zip(a, released, strict=True))
+
+
+def test_a_gradient_is_never_the_cotangents_own_array():
+    x, u = track(np.ones(3)), np.arange(3.0)
+    for gradient in (grad_values(x, x, u), grad_values([x], [x], [u])[0]):
+        np.testing.assert_array_equal(gradient, u)
+        assert not np.shares_memory(gradient, u)

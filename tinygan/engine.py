@@ -434,9 +434,9 @@ def grad_values(y, xs, cotangent=None, release=False):
     differentiated again. The arrays returned are writable and share no memory.
     """
     found = _walk(y, xs, cotangent, record=False, release=release)
-    seen = set()
+    seen = {id(u) for u in trees.leaves(cotangent)}
     for i, g in enumerate(found):
-        if g.base is not None or id(g) in seen or g is cotangent:
+        if g.base is not None or id(g) in seen:
             found[i] = g.copy()
         seen.add(id(g))
     return trees.rebuild(xs, found)
