@@ -180,9 +180,7 @@ def test_asking_for_a_gpu_without_one_is_a_clear_error(tmp_path, capsys, monkeyp
     assert "pip install 'tinygan[cuda13]'" in capsys.readouterr().err
 
 
-def test_a_run_on_the_stand_in_for_a_gpu_equals_the_run_on_the_cpu(
-    tmp_path, stand_in, monkeypatch
-):
+def test_a_run_on_the_stand_in_for_a_gpu_equals_the_run_on_the_cpu(tmp_path, stand_in, monkeypatch):
     monkeypatch.setattr(toy, "SAMPLES", 100)
     run(tmp_path / "gpu", "--device", "gpu", "--depth", "1")
     run(tmp_path / "cpu", "--device", "cpu", "--depth", "1")
