@@ -41,7 +41,7 @@ class Case:
             optimizer = tg.optim.SGD(self.rate)
             loss = tg.losses.NON_SATURATING
             penalty = tg.penalties.zero_gp(self.weight, tg.ops.sigmoid)
-        return GAN(*pair, optimizer, optimizer, loss, penalty)
+        return GAN(*pair, optimizer, optimizer, loss, penalty, one_batch=True)
 
     def batches(self, iterations):
         """What each iteration uses: ([(real, z, alpha) for each critic step], z)."""

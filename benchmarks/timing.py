@@ -10,7 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -78,9 +78,29 @@ def machine(threads):
         "HIPS autograd": version("autograd") or "not installed",
         "environment": ENVIRONMENT or "no variable that restricts kernels or threads is set",
     }
-    if hasattr(os, "getloadavg"):
-        found["load"] = f"{os.getloadavg()[0]:.1f} processes, mean of the minute before the run"
+    share = busy()
+    if share is not None:
+        found["other processes"] = f"they kept the cores {share:.0%} busy just before the run"
+        if share > 0.05:
+            found["WARNING"] = (
+                "the machine is not quiet; threads that wait for a core slow all down"
+            )
     return found
+
+
+def busy(seconds=1.0):
+    """The share of all cores' time that is in use, over some seconds; None if unknown."""
+
+    def times():
+        numbers = [int(n) for n in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+        return sum(numbers), numbers[3] + numbers[4]  # all, idle
+
+    with suppress(OSError, ValueError):
+        all_before, idle_before = times()
+        sleep(seconds)
+        all_after, idle_after = times()
+        return 1 - (idle_after - idle_before) / (all_after - all_before)
+    return None
 
 
 def _cpu_name():

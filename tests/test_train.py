@@ -710,3 +710,17 @@ def test_a_latent_size_that_is_not_the_generators_is_an_error():
     gan = game()
     with pytest.raises(ValueError, match=r"input of shape \(8, 4\).*\(N, 3\)"):
         train(gan, gan.init(Stream(0)), ring, 2, Stream(1), batch=8, latent=4)
+
+
+@pytest.mark.parametrize("loss", [losses.WASSERSTEIN, losses.HINGE, losses.NON_SATURATING])
+def test_one_batch_gives_the_same_loss_and_gradient_to_rounding(loss):
+    apart, together = (
+        GAN(*PAIR, optim.SGD(0.1), optim.SGD(0.1), loss, penalties.one_gp(), one_batch=one)
+        for one in (False, True)
+    )
+    players = apart.init(Stream(0), np.float64)
+    real, z, alpha = (Stream(i).normal((8, n), np.float64) for i, n in ((1, 2), (2, 3), (3, 1)))
+    found = [critic_gradients(gan, players, real, z, (alpha,)) for gan in (apart, together)]
+    assert found[0].loss == pytest.approx(found[1].loss, rel=1e-13)
+    np.testing.assert_allclose(flat(found[0].tree), flat(found[1].tree), rtol=1e-9, atol=1e-14)
+    assert not np.array_equal(flat(found[0].tree), np.zeros_like(flat(found[0].tree)))

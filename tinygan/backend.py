@@ -48,6 +48,8 @@ def import_cupy():
 
 def array_module(array):
     """The module that made ``array``: ``numpy``, or ``cupy``, which is then imported already."""
+    if type(array) is np.ndarray:
+        return np
     return sys.modules["cupy"] if type(array).__module__.partition(".")[0] == "cupy" else np
 
 

@@ -18,6 +18,7 @@ from itertools import count
 import numpy as np
 
 from tinygan import tree as trees
+from tinygan.backend import array_module
 
 _observer = ContextVar("tinygan observer", default=None)
 _ndarray = np.ndarray
@@ -30,18 +31,20 @@ class Tensor:
 
     A leaf, made by :func:`track`, has ``op`` None. ``==`` compares identity;
     :func:`tinygan.ops.equal` compares values. ``edges`` are the ways down to other
-    Tensors: pairs of an argument and its rule, for each rule that is not None.
+    Tensors: pairs of an argument and its rule, for each rule that is not None. ``raw``
+    are the arguments with plain arrays for Tensors.
     """
 
-    __slots__ = ("data", "op", "args", "params", "name", "edges")
+    __slots__ = ("data", "op", "args", "params", "name", "edges", "raw")
 
-    def __init__(self, data, op=None, args=(), params=None, name=None, edges=()):
+    def __init__(self, data, op=None, args=(), params=None, name=None, edges=(), raw=()):
         self.data = data
         self.op = op
         self.args = args
         self.params = params
         self.name = name
         self.edges = edges
+        self.raw = raw
 
     shape = property(lambda self: self.data.shape)
     ndim = property(lambda self: self.data.ndim)
@@ -185,13 +188,12 @@ class Primitive:
         if type(out) is not _ndarray or out.dtype is not dtype:
             out = self._settle(out, dtype, raw)
         if tracked:
-            edges = [
-                (a, rule)
-                for a, rule in zip(args, self.rules)  # noqa: B905 - rules may be endless
-                if type(a) is Tensor and rule is not None
-            ]
+            edges = []
+            for a, rule in zip(args, self.rules):  # noqa: B905 - rules may be endless
+                if type(a) is Tensor and rule is not None:
+                    edges.append((a, rule))
             if edges:
-                out = Tensor(out, self, args, params, None, edges)
+                out = Tensor(out, self, args, params, None, edges, raw)
         watch = _observer.get()
         if watch is not None:
             watch(self, args, params, out)
@@ -353,7 +355,8 @@ def broadcast_to(a, *, shape):
 
     Gradient: ā = sum_to(ȳ)
     """
-    y = np.empty_like(a, shape=shape)  # np.broadcast_to, a view, takes longer for small arrays
+    # np.broadcast_to, a view, takes longer for small arrays.
+    y = array_module(a).empty(shape, a.dtype)
     y[...] = a
     return y
 
@@ -465,10 +468,7 @@ def _walk(y, xs, cotangent, record, release):
         g = adjoints.get(key) if key in wanted else adjoints.pop(key, None)
         if node.op is None or g is None:
             continue
-        if record:
-            out, inputs = node, node.args
-        else:
-            out, inputs = node.data, [a.data if type(a) is Tensor else a for a in node.args]
+        out, inputs = (node, node.args) if record else (node.data, node.raw)
         params = node.params
         for a, rule in node.edges:
             key = id(a)
@@ -482,7 +482,7 @@ def _walk(y, xs, cotangent, record, release):
             held = adjoints.get(key)
             adjoints[key] = part if held is None else add(held, part)
         if release:
-            node.args = node.edges = None
+            node.args = node.raw = node.edges = None
     return [
         adjoints[id(x)] if adjoints.get(id(x)) is not None else np.zeros_like(x.data)
         for x in targets
@@ -503,7 +503,7 @@ def _cotangents(y, roots, cotangent):
                     f"grad: y has shape {root.shape} and no cotangent; give grad(y, xs, "
                     "cotangent) an array of that shape, or differentiate a sum or mean"
                 )
-        return [np.ones_like(root.data) for root in roots]
+        return [array_module(r.data).ones(r.shape, r.dtype) for r in roots]
     given = trees.leaves(trees.tree_map(lambda _, u: u, y, cotangent))
     for i, (root, u) in enumerate(zip(roots, given, strict=True)):
         if isinstance(u, _NUMBERS) and root.size == 1:

@@ -225,6 +225,8 @@ def sigmoid(a):
     Gradient: ā = ȳ·y·σ(−a), exact where 1 − y would be rounded to 0
     """
     small = _small_exp(a)
+    if a.dtype.kind == "f":
+        return np.maximum(small, a > 0) / (1 + small)  # small is at most 1
     return np.where(a.real > 0, 1, small) / (1 + small)
 
 
@@ -273,7 +275,7 @@ def gate(a, m, *, slope):
     """
     if a is m and slope == 0:
         # NumPy's maximum with a row of zeros is 2.5 times as fast as with the number 0.
-        return np.maximum(a, np.zeros_like(a, shape=a.shape[-1:]))
+        return np.maximum(a, array_module(a).zeros(a.shape[-1:], a.dtype))
     if a is m and 0 < slope <= 1:
         return np.maximum(a, a * slope)
     if slope == 0:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinygan import tree as trees
+from tinygan.backend import array_module
 from tinygan.engine import Tensor, primitive
 
 
@@ -271,8 +272,10 @@ def _leaves(name, params, grads, *scalars):
                 f"{name}.update: a gradient of {g.dtype}{list(g.shape)} for a parameter of "
                 f"{p.dtype}{list(p.shape)}; expected the same shape and dtype"
             )
-    like = ps[0] if ps else np.zeros(())
-    return ps, gs, *(np.full_like(like, number, shape=()) for number in scalars)
+    if not ps:
+        raise ValueError(f"{name}.update: the parameters are an empty tree; expected arrays")
+    asarray, dtype = array_module(ps[0]).asarray, ps[0].dtype
+    return ps, gs, *(asarray(number, dtype=dtype) for number in scalars)
 
 
 def _aligned(params, tree):

@@ -15,7 +15,7 @@ import numpy as np
 from tinygan import tree as trees
 from tinygan.engine import grad_values, track
 from tinygan.losses import NON_SATURATING, Loss
-from tinygan.ops import add
+from tinygan.ops import add, concatenate
 from tinygan.penalties import Penalty, clip_weights
 
 
@@ -30,6 +30,8 @@ class GAN:
         penalty: a :class:`tinygan.penalties.Penalty`, or None.
         clip: limit on the critic's weights after each of its steps, or None.
         average: average the two halves of the critic's loss instead of summing them.
+        one_batch: send real and fake samples through the critic as one batch: the same values to
+            rounding, in fewer and larger products. Not for critics that mix samples.
     """
 
     generator: Any
@@ -40,6 +42,7 @@ class GAN:
     penalty: Penalty | None = None
     clip: float | None = None
     average: bool = False
+    one_batch: bool = False
 
     def __post_init__(self):
         if self.clip is not None and not self.clip > 0:
@@ -78,7 +81,12 @@ def critic_gradients(gan, players, real, z, noise=()):
     """
     fake = gan.generator(players.generator, z)
     d = track(players.critic, "D")
-    loss = gan.loss.critic(gan.critic(d, real), gan.critic(d, fake), gan.average)
+    if gan.one_batch:
+        logits = gan.critic(d, concatenate(real, fake))
+        on_real, on_fake = logits[: len(real)], logits[len(real) :]
+    else:
+        on_real, on_fake = gan.critic(d, real), gan.critic(d, fake)
+    loss = gan.loss.critic(on_real, on_fake, gan.average)
     if gan.penalty is None:
         return Gradients(loss.data, None, grad_values(loss, d, release=True))
     penalty = gan.penalty(lambda x: gan.critic(d, x), real, fake, *noise)
