@@ -126,7 +126,8 @@ def torch_eager(case, batches, fused=None):
         with torch.no_grad():
             fake = generator(z)
         points = (alpha * real + (1 - alpha) * fake).requires_grad_()
-        on_real, on_fake, y = critic(real), critic(fake), critic(points)
+        on_real, on_fake = critic(torch.cat([real, fake])).split(case.batch)
+        y = critic(points)
         y = y if case.wasserstein else torch.sigmoid(y)
         (slope,) = torch.autograd.grad(y.sum(), points, create_graph=True)
         if case.wasserstein:
@@ -224,7 +225,8 @@ def _functional(case, np, value_and_grad, grad, relu, tree_map):
     def critic_loss(d, g, real, z, alpha):
         fake = network(g, z)
         points = alpha * real + (1 - alpha) * fake
-        on_real, on_fake, slope = network(d, real), network(d, fake), grad(height)(points, d)
+        logits, slope = network(d, np.concatenate([real, fake])), grad(height)(points, d)
+        on_real, on_fake = logits[: case.batch], logits[case.batch :]
         if case.wasserstein:
             penalty = np.mean((np.sqrt(np.sum(slope**2, axis=1)) - 1) ** 2)
             return np.mean(on_fake) - np.mean(on_real) + case.weight * penalty
