@@ -29,11 +29,12 @@ FILES["tinygan"] = FILES.pop("__init__")
 
 # Imports
 
-FLOOR = {"tree", "backend"}
+FLOOR = {"tree", "backend", "parallel"}
 CORE = FLOOR | {"engine", "ops"}
 MAY_IMPORT = {
     "tree": set(),
     "backend": set(),
+    "parallel": set(),
     "engine": FLOOR,
     "ops": FLOOR | {"engine"},
     "check": FLOOR | {"engine"},

@@ -1,6 +1,18 @@
 """tinygan: GANs from scratch on NumPy or CuPy, with every gradient in plain sight."""
 
-from tinygan import data, losses, metrics, models, nn, ops, optim, penalties, study, train
+from tinygan import (
+    conv,
+    data,
+    losses,
+    metrics,
+    models,
+    nn,
+    ops,
+    optim,
+    penalties,
+    study,
+    train,
+)
 from tinygan.backend import Stream, to_device, to_host
 from tinygan.check import check_gradients
 from tinygan.engine import (
@@ -17,6 +29,7 @@ from tinygan.engine import (
     values,
     vjp,
 )
+from tinygan.parallel import threads
 from tinygan.tree import tree_map
 
 __version__ = "0.1.0"
@@ -24,6 +37,7 @@ __all__ = [
     "Stream",
     "Tensor",
     "check_gradients",
+    "conv",
     "data",
     "grad",
     "grad_values",
@@ -41,6 +55,7 @@ __all__ = [
     "stop_gradient",
     "study",
     "tape",
+    "threads",
     "to_device",
     "to_host",
     "track",

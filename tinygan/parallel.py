@@ -1,0 +1,60 @@
+"""Threads for large ops: the batch is cut into parts, each with a BLAS of one thread.
+
+A BLAS with its own threads runs only its products in parallel. Parts of the batch run everything
+in parallel: the copies and sums around the products too. How the work is cut depends on sizes and
+on the number of threads alone, never on a timing: the same number gives the same bits.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from typing import NamedTuple
+
+_threads = ContextVar("tinygan threads", default=None)
+
+
+class _Threads(NamedTuple):
+    count: int
+    pool: ThreadPoolExecutor
+
+
+@contextmanager
+def threads(count):
+    """Within the block, large ops use ``count`` threads, and the BLAS one in each of them.
+
+    Without it an op runs in the caller's thread, with the BLAS as it is set. On leaving, the BLAS
+    gets back the number of threads it had.
+
+    Raises: ValueError for a count below 1.
+    """
+    from threadpoolctl import threadpool_limits
+
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"threads: count is {count!r}; expected a whole number above 0")
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(max(1, count - 1)) as pool:
+        token = _threads.set(_Threads(count, pool))
+        try:
+            yield
+        finally:
+            _threads.reset(token)
+
+
+def split(n, part, pays):
+    """The results of ``part(start, stop)`` over consecutive parts of range(n), in their order.
+
+    One part, in this thread, unless ``pays`` holds and :func:`threads` gave more than one.
+    """
+    given = _threads.get()
+    count = min(given.count, n) if given and pays else 1
+    if count < 2:
+        return [part(0, n)]
+    cuts = [n * i // count for i in range(count + 1)]
+    others = [
+        given.pool.submit(copy_context().run, part, cuts[i], cuts[i + 1]) for i in range(1, count)
+    ]
+    try:
+        first = part(0, cuts[1])
+    finally:  # nobody may still write when this returns, not even after an error
+        for other in others:
+            other.exception()
+    return [first, *(other.result() for other in others)]
