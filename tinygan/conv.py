@@ -60,7 +60,7 @@ class Geometry:
 
     def __post_init__(self):
         for name in ("image", "kernel", "stride"):
-            object.__setattr__(self, name, _pair(name, getattr(self, name), least=1))
+            object.__setattr__(self, name, pair(name, getattr(self, name), least=1))
         object.__setattr__(self, "pad", _pads(self.pad))
         for size, (before, after), k in zip(self.image, self.pad, self.kernel, strict=True):
             if size + before + after < k:
@@ -78,8 +78,8 @@ class Geometry:
 
         Raises: ValueError for an output_padding of the stride or more, or an image below 1.
         """
-        grid, kernel = _pair("grid", grid, 1), _pair("kernel", kernel, 1)
-        stride, extra = _pair("stride", stride, 1), _pair("output_padding", output_padding, 0)
+        grid, kernel = pair("grid", grid, 1), pair("kernel", kernel, 1)
+        stride, extra = pair("stride", stride, 1), pair("output_padding", output_padding, 0)
         pad = _pads(pad)
         if any(e >= s for e, s in zip(extra, stride, strict=True)):
             raise ValueError(
@@ -113,21 +113,25 @@ class Geometry:
         return self.kernel == self.image and self.pad == ((0, 0), (0, 0))
 
 
-def _pair(name, value, least):
-    pair = (value, value) if isinstance(value, (int, np.integer)) else value
-    whole = isinstance(pair, tuple) and len(pair) == 2
-    if not whole or not all(isinstance(v, (int, np.integer)) and v >= least for v in pair):
+def pair(name, value, least):
+    """(down, across) of a size: one number stands for both.
+
+    Raises: ValueError for anything but whole numbers of at least ``least``.
+    """
+    both = (value, value) if isinstance(value, (int, np.integer)) else value
+    whole = isinstance(both, tuple) and len(both) == 2
+    if not whole or not all(isinstance(v, (int, np.integer)) and v >= least for v in both):
         raise ValueError(
             f"Geometry: {name} is {value!r}; expected a whole number of at least {least}, or a "
             "pair (down, across)"
         )
-    return int(pair[0]), int(pair[1])
+    return int(both[0]), int(both[1])
 
 
 def _pads(pad):
     if isinstance(pad, tuple) and len(pad) == 2 and all(isinstance(p, tuple) for p in pad):
-        return _pair("pad", pad[0], 0), _pair("pad", pad[1], 0)
-    down, across = _pair("pad", pad, 0)
+        return pair("pad", pad[0], 0), pair("pad", pad[1], 0)
+    down, across = pair("pad", pad, 0)
     return (down, down), (across, across)
 
 

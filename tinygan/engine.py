@@ -129,7 +129,8 @@ class Primitive:
     arguments, else a plain array. A rule that is None, or returns None, is a
     derivative that is zero: nothing is computed for it.
 
-    ``cross_sample`` marks an op whose result mixes the samples of a batch.
+    ``cross_sample`` marks an op whose result mixes the samples of a batch; a function of the static
+    arguments if it depends on them.
     """
 
     def __init__(self, fn, cross_sample=False):
@@ -140,6 +141,11 @@ class Primitive:
 
     def __repr__(self):
         return f"<primitive {self.__name__}>"
+
+    def mixes_samples(self, params):
+        """Whether a call with these static arguments mixes the samples of a batch."""
+        mark = self.cross_sample
+        return mark(**params) if callable(mark) else mark
 
     def __reduce__(self):
         return self.__qualname__  # by name, like a function

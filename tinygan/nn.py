@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinygan.backend import to_device, to_host
-from tinygan.engine import broadcast_to, primitive
-from tinygan.ops import add, affine, max, multiply, reshape, rsqrt, square, subtract
+from tinygan.conv import Geometry, conv2d, conv2d_transpose, pair
+from tinygan.norms import batch_norm, layer_norm, standing_norm
+from tinygan.ops import affine, max, multiply, reshape
 
 # Initialisers: (stream, shape, fans, dtype) -> array, with fans = (fan_in, fan_out) of the layer.
 
@@ -22,6 +23,11 @@ from tinygan.ops import add, affine, max, multiply, reshape, rsqrt, square, subt
 def zeros(stream, shape, fans, dtype):
     """Zeros."""
     return to_device(np.zeros(shape, dtype), stream.device)
+
+
+def ones(stream, shape, fans, dtype):
+    """Ones."""
+    return to_device(np.ones(shape, dtype), stream.device)
 
 
 def he_uniform(stream, shape, fans, dtype):
@@ -51,12 +57,13 @@ def fan_in_uniform(stream, shape, fans, dtype):
 
 @dataclass(frozen=True)
 class Normal:
-    """Normal with a given deviation. Source: Radford et al. (2016), who take .02."""
+    """Normal with a given deviation and mean. Source: Radford et al. (2016), who take .02."""
 
     deviation: float = 0.02
+    mean: float = 0.0
 
     def __call__(self, stream, shape, fans, dtype):
-        return _normal(stream, shape, self.deviation, dtype)
+        return _normal(stream, shape, self.deviation, dtype) + np.dtype(dtype).type(self.mean)
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,12 @@ class Linear:
             "bias": self.bias_init(stream, (self.outputs,), fans, dtype),
         }
 
+    def output(self, shape):
+        """The shape of one sample's result, for that of one sample."""
+        if shape != (self.inputs,):
+            raise ValueError(f"Linear: samples of shape {shape}; expected ({self.inputs},)")
+        return (self.outputs,)
+
     def __call__(self, params, x):
         return affine(x, params["weight"], params["bias"])
 
@@ -144,37 +157,231 @@ class Maxout:
         return max(reshape(y, shape=(-1, self.outputs, self.pieces)), axis=2)
 
 
-@primitive(cross_sample=True)
-def batch_mean(a):
-    """The mean over all axes but the last: one number per feature, from the whole batch.
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with a bias, or without.
 
-    y[c] = Σ a[..., c]/n
+    y = conv2d(x, weight) + bias
 
-    Shapes: a (N, ..., C), y (C,).
-    Gradient: ā = ȳ/n, broadcast
+    Args:
+        inputs, outputs: channels.
+        kernel, stride, pad: as in :class:`tinygan.conv.Geometry`.
+        bias: False where a norm follows, which takes it away again.
+    Shapes: x (N, H, W, inputs), weight (kh, kw, inputs, outputs), bias (outputs,),
+        y (N, P, Q, outputs).
     """
-    return a.mean(tuple(range(a.ndim - 1)))
+
+    inputs: int
+    outputs: int
+    kernel: int | tuple
+    stride: int | tuple = 1
+    pad: int | tuple = 0
+    bias: bool = True
+    weight_init: Callable = he_uniform
+    bias_init: Callable = zeros
+
+    def __post_init__(self):
+        _positive("Conv", inputs=self.inputs, outputs=self.outputs)
+
+    def init(self, stream, dtype=np.float32):
+        kh, kw = pair("kernel", self.kernel, 1)
+        shape, taps = (kh, kw, self.inputs, self.outputs), kh * kw
+        return _kernel(self, stream, shape, (taps * self.inputs, taps * self.outputs), dtype)
+
+    def geometry(self, image):
+        """Where the kernel meets an image of this size."""
+        return Geometry(image, self.kernel, self.stride, self.pad)
+
+    def output(self, shape):
+        """The shape of one sample's result, for that of one sample."""
+        height, width, _ = _image("Conv", shape, self.inputs)
+        return (*self.geometry((height, width)).grid, self.outputs)
+
+    def __call__(self, params, x):
+        bias = (params["bias"],) if self.bias else ()
+        return conv2d(x, params["weight"], *bias, geometry=self.geometry(x.shape[1:3]))
 
 
-batch_mean.vjp(
-    lambda g, y, a: broadcast_to(multiply(g, 1.0 / (a.size // a.shape[-1])), shape=a.shape)
-)
+@dataclass(frozen=True)
+class ConvTranspose:
+    """A transposed convolution with a bias, or without: what grows images.
 
+    y = conv2d_transpose(x, weight) + bias
 
-def batch_norm(x, scale, shift, eps=1e-5):
-    """Each feature moved to mean 0 and variance 1 over the batch, then scaled and shifted.
-
-    y = scale·(x − μ)/√(σ² + eps) + shift; σ² is the biased variance over the batch
-
-    Every sample's output depends on the other samples: a gradient penalty through it is an
-    error (see :mod:`tinygan.penalties`).
-
-    Shapes: x, y (N, ..., C), scale and shift (C,).
-    Source: Ioffe & Szegedy (2015).
+    Args:
+        inputs, outputs: channels.
+        kernel, stride, pad, output_padding: as in :meth:`tinygan.conv.Geometry.transposed`.
+        bias: False where a norm follows, which takes it away again.
+    Shapes: x (N, P, Q, inputs), weight (kh, kw, outputs, inputs), bias (outputs,),
+        y (N, H, W, outputs).
     """
-    offset = subtract(x, batch_mean(x))
-    spread = rsqrt(add(batch_mean(square(offset)), eps))
-    return add(multiply(multiply(offset, spread), scale), shift)
+
+    inputs: int
+    outputs: int
+    kernel: int | tuple
+    stride: int | tuple = 1
+    pad: int | tuple = 0
+    output_padding: int | tuple = 0
+    bias: bool = True
+    weight_init: Callable = he_uniform
+    bias_init: Callable = zeros
+
+    def __post_init__(self):
+        _positive("ConvTranspose", inputs=self.inputs, outputs=self.outputs)
+
+    def init(self, stream, dtype=np.float32):
+        kh, kw = pair("kernel", self.kernel, 1)
+        shape, taps = (kh, kw, self.outputs, self.inputs), kh * kw
+        return _kernel(self, stream, shape, (taps * self.inputs, taps * self.outputs), dtype)
+
+    def geometry(self, grid):
+        """Where the kernel meets the image that a grid of this size makes."""
+        return Geometry.transposed(grid, self.kernel, self.stride, self.pad, self.output_padding)
+
+    def output(self, shape):
+        """The shape of one sample's result, for that of one sample."""
+        p, q, _ = _image("ConvTranspose", shape, self.inputs)
+        return (*self.geometry((p, q)).image, self.outputs)
+
+    def __call__(self, params, x):
+        bias = (params["bias"],) if self.bias else ()
+        return conv2d_transpose(x, params["weight"], *bias, geometry=self.geometry(x.shape[1:3]))
+
+
+def _kernel(layer, stream, shape, fans, dtype):
+    params = {"weight": layer.weight_init(stream, shape, fans, dtype)}
+    if layer.bias:
+        params["bias"] = layer.bias_init(stream, (layer.outputs,), fans, dtype)
+    return params
+
+
+@dataclass(frozen=True)
+class _Norm:
+    channels: int
+    eps: float = 1e-5
+    scale_init: Callable = ones
+    shift_init: Callable = zeros
+
+    def __post_init__(self):
+        _positive(type(self).__name__, channels=self.channels)
+
+    def init(self, stream, dtype=np.float32):
+        shape, fans = (self.channels,), (self.channels, self.channels)
+        return {
+            "scale": self.scale_init(stream, shape, fans, dtype),
+            "shift": self.shift_init(stream, shape, fans, dtype),
+        }
+
+    def output(self, shape):
+        """The shape of one sample's result, for that of one sample."""
+        if shape[-1] != self.channels:
+            raise ValueError(
+                f"{type(self).__name__}: samples of shape {shape}; expected {self.channels} "
+                "channels, last"
+            )
+        return shape
+
+
+class BatchNorm(_Norm):
+    """:func:`tinygan.norms.batch_norm` with its scale and shift.
+
+    Training and, unless asked otherwise, sampling use the statistics of the batch at hand. eps is
+    added to the variance, under the root. There is no running average and so no momentum: standing
+    statistics are computed from given batches when they are wanted
+    (:func:`tinygan.models.standing_statistics`).
+
+    Shapes: x, y (N, ..., channels), scale and shift (channels,).
+    """
+
+    def __call__(self, params, x):
+        return batch_norm(x, params["scale"], params["shift"], self.eps)
+
+    def standing(self, params, x, statistics):
+        """The same with standing statistics: {"mean", "variance"}, each (channels,)."""
+        mean, variance = statistics["mean"], statistics["variance"]
+        return standing_norm(x, mean, variance, params["scale"], params["shift"], self.eps)
+
+
+class LayerNorm(_Norm):
+    """:func:`tinygan.norms.layer_norm` with its scale and shift, one per channel.
+
+    Shapes: x, y (N, ..., channels), scale and shift (channels,).
+    """
+
+    def __call__(self, params, x):
+        return layer_norm(x, params["scale"], params["shift"], self.eps)
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """All of a sample's values in one row, in the order height, width, channels.
+
+    Shapes: x (N, ...), y (N, product of the rest).
+    """
+
+    def output(self, shape):
+        """The shape of one sample's result, for that of one sample."""
+        return (math.prod(shape),)
+
+    def __call__(self, x):
+        return reshape(x, shape=(x.shape[0], math.prod(x.shape[1:])))
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """Each sample in another shape.
+
+    Shapes: x (N, ...), y (N, *shape).
+    """
+
+    shape: tuple
+
+    def output(self, shape):
+        """The shape of one sample's result, for that of one sample."""
+        if math.prod(shape) != math.prod(self.shape):
+            raise ValueError(
+                f"Reshape: {shape} has {math.prod(shape)} values; expected {math.prod(self.shape)} "
+                f"for {self.shape}"
+            )
+        return self.shape
+
+    def __call__(self, x):
+        return reshape(x, shape=(x.shape[0], *self.shape))
+
+
+def dropout_mask(stream, shape, rate, dtype=np.float32):
+    """What :func:`dropout` multiplies with: 1/(1 − rate) with probability 1 − rate, else 0.
+
+    Drawn apart from the step that uses it, like all noise: the step stays a function of arrays.
+
+    Raises: ValueError for a rate outside [0, 1).
+    Source: Srivastava et al. (2014), scaled in training as in PyTorch.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout_mask: rate is {rate}; expected 0 or more and below 1")
+    keep = stream.uniform(shape, dtype) >= np.dtype(dtype).type(rate)
+    return keep.astype(dtype) * np.dtype(dtype).type(1 / (1 - rate))
+
+
+def dropout(x, mask):
+    """Values left out at random, the others made larger so that the mean stays.
+
+    y = x·mask, mask of :func:`dropout_mask`; without one (None), as when sampling, y = x
+
+    Shapes: x, mask, y (N, ...).
+    Raises: ValueError for a mask of another shape.
+    """
+    if mask is None:
+        return x
+    if mask.shape != x.shape:
+        raise ValueError(f"dropout: mask {mask.shape} for x {x.shape}; expected the same shape")
+    return multiply(x, mask)
+
+
+def _image(layer, shape, channels):
+    if len(shape) != 3 or shape[2] != channels:
+        raise ValueError(f"{layer}: samples of shape {shape}; expected (height, width, {channels})")
+    return shape
 
 
 def _positive(layer, **sizes):

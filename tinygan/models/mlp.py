@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,11 @@ class MLP:
         )
         object.__setattr__(self, "layers", layers)  # a frozen dataclass's own way to set a field
 
+    @property
+    def input(self):
+        """The shape of one sample."""
+        return self.sizes[:1]
+
     def init(self, stream, dtype=np.float32):
         """Parameters drawn from ``stream``: a list of {"weight", "bias"}, first layer first."""
         return [layer.init(stream, dtype) for layer in self.layers]
@@ -69,13 +74,13 @@ class MLP:
 class Pair(NamedTuple):
     """A generator, from latent points to data, and a critic, from data to one logit."""
 
-    generator: MLP
-    critic: MLP
+    generator: Any
+    critic: Any
 
     @property
     def latent(self):
         """The generator's number of inputs."""
-        return self.generator.sizes[0]
+        return self.generator.input[0]
 
 
 def mlp_pair(

@@ -1,0 +1,284 @@
+"""Batch norm and layer norm: values moved to mean 0 and variance 1, right to every order.
+
+With P the centring (Px = x − mean x), n the count along the axes, r = 1/√(mean (Px)² + eps) and
+x̂ = r·Px, the adjoint of x̂ with respect to x is
+
+    x̄ = r·(Pg − x̂·mean(g·x̂))                                             (project)
+
+which is linear and symmetric in g: project is its own rule there. Its rule in x is the gradient of
+⟨u, project(h)⟩ = r·⟨u, Ph⟩ − r·⟨u, x̂⟩⟨h, x̂⟩/n; with dr = −r²·x̂/n and d⟨u, x̂⟩ = project(u),
+
+    x̄ = −r²·(x̂·(mean(u·Ph) − 3·mean(u·x̂)·mean(h·x̂)) + Pu·mean(h·x̂) + Ph·mean(u·x̂))
+
+in primitives, so all further orders follow. The mean and r are computed once and handed to the
+primitives as arguments; they are functions of x, and their part is in x's own rule.
+"""
+
+import math
+
+import numpy as np
+
+from tinygan.backend import array_module
+from tinygan.engine import primitive, sum_to
+from tinygan.ops import add, multiply, negative, rsqrt, square, subtract
+from tinygan.parallel import split
+
+BLOCK = 1 << 16  # elements at a time: a block's passes find it in the cache
+PAYS = 1 << 18  # elements from which the batch is split over threads
+
+
+def _mixes(*, axes, **_):
+    return 0 in axes
+
+
+def mean_over(a, axes):
+    """The mean over axes, which stay with length 1.
+
+    y = Σ a/n
+    """
+    kept = tuple(1 if i in axes else n for i, n in enumerate(a.shape))
+    return multiply(sum_to(a, shape=kept), math.prod(kept) / a.size)
+
+
+def inverse_deviation(a, axes, eps):
+    """One over the standard deviation over axes, which stay with length 1.
+
+    y = 1/√(Σ (a − mean a)²/n + eps)
+    """
+    return rsqrt(add(mean_over(square(subtract(a, mean_over(a, axes))), axes), eps))
+
+
+@primitive
+def block_mean(a, *, axes):
+    """The mean over axes as a constant, summed block by block.
+
+    y = Σ a/n
+    """
+    return _mean(a, axes, lambda i, j: a[i:j])
+
+
+@primitive
+def block_inverse_deviation(a, mean, *, axes, eps):
+    """One over the deviation from a known mean as a constant, summed block by block.
+
+    y = 1/√(Σ (a − mean)²/n + eps)
+    """
+
+    def squares(i, j):
+        offset = a[i:j] - _samples(mean, i, j)
+        return offset * offset
+
+    return 1 / np.sqrt(_mean(a, axes, squares) + a.dtype.type(eps))
+
+
+@primitive(cross_sample=_mixes)
+def standardise(a, mean, r, *, axes, eps):
+    """a less its mean, times r, its inverse deviation: mean 0 and variance 1 over the axes.
+
+    y = r·(a − mean), with mean and r those of a
+
+    Gradient: ā = project(ȳ): the whole derivative, through mean and r too; theirs are absent
+    """
+    y = array_module(a).empty_like(a)
+
+    def part(i, j):
+        rows = y[i:j]
+        np.subtract(a[i:j], _samples(mean, i, j), out=rows)
+        rows *= _samples(r, i, j)
+
+    _each_block(a, part)
+    return y
+
+
+@primitive(cross_sample=_mixes)
+def project(h, a, mean, r, *, axes, eps):
+    """The adjoint of :func:`standardise`: what of h changes neither the mean nor the deviation.
+
+    y = r·(h − mean h − â·mean(h·â)), â = r·(a − mean)
+
+    Gradient: h̄ = project(ȳ); ā as derived at the top of this file
+    """
+    centre = _mean(h, axes, lambda i, j: h[i:j])
+
+    def products(i, j):
+        return (a[i:j] - _samples(mean, i, j)) * h[i:j]
+
+    # r·â·mean(h·â) = (a − mean)·r³·mean(h·(a − mean))
+    slope = r * r * _mean(h, axes, products)
+    y = array_module(h).empty_like(h)
+
+    def part(i, j):
+        rows = y[i:j]
+        offset = a[i:j] - _samples(mean, i, j)
+        offset *= _samples(slope, i, j)
+        np.subtract(h[i:j], _samples(centre, i, j), out=rows)
+        rows -= offset
+        rows *= _samples(r, i, j)
+
+    _each_block(h, part)
+    return y
+
+
+def _project_rule_in_a(u, y, h, a, mean, r, *, axes, eps):
+    unit = _standardised(a, axes, eps)
+    r = inverse_deviation(a, axes, eps)
+    on_u, on_h = mean_over(multiply(u, unit), axes), mean_over(multiply(h, unit), axes)
+    u, h = subtract(u, mean_over(u, axes)), subtract(h, mean_over(h, axes))
+    inner = subtract(mean_over(multiply(u, h), axes), multiply(multiply(on_u, on_h), 3.0))
+    bent = add(multiply(unit, inner), add(multiply(u, on_h), multiply(h, on_u)))
+    return negative(multiply(square(r), bent))
+
+
+standardise.vjp(
+    lambda g, y, a, mean, r, *, axes, eps: project(g, a, mean, r, axes=axes, eps=eps), None, None
+)
+project.vjp(
+    lambda g, y, h, a, mean, r, *, axes, eps: project(g, a, mean, r, axes=axes, eps=eps),
+    _project_rule_in_a,
+    None,
+    None,
+)
+
+
+@primitive
+def scale_shift(x, scale, shift):
+    """Each feature scaled and shifted.
+
+    y = x·scale + shift
+
+    Shapes: x (N, ..., C), scale and shift (C,).
+    Gradient: x̄ = ȳ·scale; s̄cale = Σ ȳ·x; s̄hift = Σ ȳ
+    """
+    y = array_module(x).empty_like(x)
+
+    def part(i, j):
+        np.multiply(x[i:j], scale, out=y[i:j])
+        y[i:j] += shift
+
+    _each_block(x, part)
+    return y
+
+
+@primitive
+def feature_dot(a, b):
+    """The sum of products of each feature.
+
+    y[c] = Σ a[..., c]·b[..., c]
+
+    Shapes: a and b (N, ..., C), y (C,).
+    Gradient: ā = b·ȳ; b̄ = a·ȳ
+    """
+    axes = tuple(range(a.ndim - 1))
+    mean = _mean(a, axes, lambda i, j: a[i:j] * b[i:j])
+    return mean.reshape(-1) * a.dtype.type(a.size // a.shape[-1])
+
+
+scale_shift.vjp(
+    lambda g, y, x, scale, shift: multiply(g, scale),
+    lambda g, y, x, scale, shift: feature_dot(g, x),
+    lambda g, y, x, scale, shift: g,
+)
+feature_dot.vjp(
+    lambda g, y, a, b: multiply(b, g),
+    lambda g, y, a, b: multiply(a, g),
+)
+
+
+def _standardised(a, axes, eps):
+    mean = block_mean(a, axes=axes)
+    r = block_inverse_deviation(a, mean, axes=axes, eps=eps)
+    return standardise(a, mean, r, axes=axes, eps=eps)
+
+
+def batch_norm(x, scale, shift, eps=1e-5):
+    """Each feature moved to mean 0 and variance 1 over the batch, then scaled and shifted.
+
+    y = scale·(x − μ)/√(σ² + eps) + shift; σ² is the biased variance over the batch
+
+    Every sample's output depends on the other samples: a gradient penalty through it is an
+    error (see :mod:`tinygan.penalties`).
+
+    Shapes: x, y (N, ..., C), scale and shift (C,).
+    Raises: ValueError for fewer than two values of each feature.
+    Source: Ioffe & Szegedy (2015).
+    """
+    if x.size < 2 * x.shape[-1]:
+        raise ValueError(
+            f"batch_norm: x of shape {x.shape} has fewer than two values of each feature, so no "
+            "variance; expected a larger batch, or standing statistics"
+        )
+    return scale_shift(_standardised(x, tuple(range(x.ndim - 1)), eps), scale, shift)
+
+
+def layer_norm(x, scale, shift, eps=1e-5):
+    """Each sample moved to mean 0 and variance 1 over all its values, then scaled and shifted.
+
+    y = scale·(x − μ)/√(σ² + eps) + shift; σ² is the biased variance over the sample; scale and
+    shift are per feature, as in WGAN-GP's code, and not per value
+
+    No sample depends on another: what a penalised critic may use.
+
+    Shapes: x, y (N, ..., C), scale and shift (C,).
+    Source: Ba, Kiros & Hinton (2016); Gulrajani et al. (2017).
+    """
+    return scale_shift(_standardised(x, tuple(range(1, x.ndim)), eps), scale, shift)
+
+
+def standing_norm(x, mean, variance, scale, shift, eps=1e-5):
+    """Batch norm with given statistics: each sample is treated by itself.
+
+    y = scale·(x − mean)/√(variance + eps) + shift
+
+    Shapes: x, y (N, ..., C), the others (C,).
+    """
+    slope = multiply(scale, rsqrt(add(variance, eps)))
+    return scale_shift(subtract(x, mean), slope, shift)
+
+
+def _samples(statistic, i, j):
+    """The statistic of samples i:j; one of the whole batch is everybody's."""
+    return statistic if len(statistic) == 1 else statistic[i:j]
+
+
+def _mean(like, axes, values):
+    """The mean over axes of ``values(i, j)``, the values of samples i:j; axes stay, of length 1.
+
+    Blocks do not depend on the threads, so neither do the bits.
+    """
+    xp, n = array_module(like), len(like)
+    kept = tuple(1 if i in axes else m for i, m in enumerate(like.shape))
+    block = _block(like)
+    if 0 not in axes:
+        y = xp.empty(kept, like.dtype)
+
+        def means(i, j):
+            values(i, j).mean(axes, keepdims=True, out=y[i:j])
+
+        _each_block(like, means)
+        return y
+    sums = xp.empty((-(-n // block), *kept[1:]), like.dtype)
+
+    def part(i, j):
+        rows = values(i, j).reshape(-1, like.shape[-1])
+        sums[i // block] = (xp.ones(len(rows), like.dtype) @ rows).reshape(kept[1:])
+
+    _each_block(like, part)
+    return sums.sum(0, keepdims=True) * like.dtype.type(math.prod(kept) / like.size)
+
+
+def _block(like):
+    """Samples in a block."""
+    if array_module(like) is not np:
+        return len(like)
+    return max(1, BLOCK * len(like) // max(1, like.size))
+
+
+def _each_block(like, work):
+    """``work(i, j)`` for the blocks i:j of the batch, over threads where that pays."""
+    block, n = _block(like), len(like)
+
+    def part(start, stop):
+        for k in range(start, stop):
+            work(k * block, min(n, (k + 1) * block))
+
+    split(-(-n // block), part, like.size >= PAYS)
