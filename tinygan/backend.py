@@ -6,6 +6,7 @@ this file: importing CuPy, moving arrays, and random numbers. It is the only
 file that imports CuPy, and it does so only when a GPU is asked for.
 """
 
+import ctypes
 import math
 import operator
 import sys
@@ -15,10 +16,24 @@ import numpy as np
 DEVICES = ("cpu", "gpu")
 _MASK64 = (1 << 64) - 1
 
-# glibc gives freed memory back to the system, and a training step then faults it in again, page
-# by page, at every step: 17% of a toy step of 512 units. How much it keeps follows the largest
-# block that was ever freed, so one is freed here. It is never touched: it takes no memory.
-np.empty(31 << 20, np.uint8)
+
+def _keep_freed_memory():
+    """Let glibc keep up to 2 GiB of freed memory for the next step; elsewhere nothing is done.
+
+    It gives freed memory back to the system by default, and the next training step faults it in
+    again page by page: a third of the time of a step of large layers, most of it when two threads
+    fault at once.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # glibc's numbers of the two settings
+    mallopt(mmap_threshold, 1 << 25)  # the largest that glibc takes
+    mallopt(trim_threshold, (1 << 31) - 1)
+
+
+_keep_freed_memory()
 
 
 def import_cupy():

@@ -21,9 +21,9 @@ import numpy as np
 from tinygan.backend import array_module
 from tinygan.engine import primitive, sum_to
 from tinygan.ops import add, multiply, negative, rsqrt, square, subtract
-from tinygan.parallel import split
+from tinygan.parallel import blocks
 
-BLOCK = 1 << 16  # elements at a time: a block's passes find it in the cache
+BLOCK = 1 << 17  # elements at a time: a block's passes find it in the cache
 PAYS = 1 << 18  # elements from which the batch is split over threads
 
 
@@ -37,7 +37,8 @@ def mean_over(a, axes):
     y = Σ a/n
     """
     kept = tuple(1 if i in axes else n for i, n in enumerate(a.shape))
-    return multiply(sum_to(a, shape=kept), math.prod(kept) / a.size)
+    y = sum_to(a, shape=kept)
+    return multiply(y, y.size / a.size)
 
 
 def inverse_deviation(a, axes, eps):
@@ -275,10 +276,4 @@ def _block(like):
 
 def _each_block(like, work):
     """``work(i, j)`` for the blocks i:j of the batch, over threads where that pays."""
-    block, n = _block(like), len(like)
-
-    def part(start, stop):
-        for k in range(start, stop):
-            work(k * block, min(n, (k + 1) * block))
-
-    split(-(-n // block), part, like.size >= PAYS)
+    blocks(len(like), _block(like), work, like.size >= PAYS)

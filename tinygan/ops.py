@@ -14,6 +14,7 @@ import numpy as np
 
 from tinygan.backend import array_module, to_device
 from tinygan.engine import Tensor, add, broadcast_to, primitive, stop_gradient, sum_to
+from tinygan.parallel import blocks
 
 __all__ = [
     "abs", "add", "affine", "broadcast_to", "clip", "concatenate", "divide", "elu", "equal",
@@ -24,6 +25,9 @@ __all__ = [
     "scatter_add", "sigmoid", "sign", "softmax", "softplus", "sqrt", "square", "stack",
     "stop_gradient", "subtract", "sum", "sum_to", "tanh", "transpose", "variance", "where",
 ]  # fmt: skip
+
+BLOCK = 1 << 17  # elements at a time: a block's passes find it in the cache
+PAYS = 1 << 18  # elements from which an op is split over threads
 
 
 # Arithmetic
@@ -273,6 +277,9 @@ def gate(a, m, *, slope):
 
     Gradient: ā = gate(ȳ, m); m̄ = 0 almost everywhere
     """
+    if a.size >= BLOCK and array_module(a) is np and a.dtype.kind == m.dtype.kind == "f":
+        if 0 <= slope <= 1 and a.shape == m.shape and a.flags.c_contiguous and m.flags.c_contiguous:
+            return _gate_in_blocks(a, m, slope)
     if a is m and slope == 0:
         # NumPy's maximum with a row of zeros is 2.5 times as fast as with the number 0.
         return np.maximum(a, array_module(a).zeros(a.shape[-1:], a.dtype))
@@ -281,6 +288,25 @@ def gate(a, m, *, slope):
     if slope == 0:
         return a * (m.real > 0)
     return a * np.where(m.real > 0, 1, slope).astype(a.dtype)
+
+
+def _gate_in_blocks(a, m, slope):
+    """The gate for large arrays: each block's passes find it in the cache; the same bits."""
+    y = np.empty(a.shape, a.dtype)  # like a, but in C order
+    flat, marks, result = a.reshape(-1), m.reshape(-1), y.reshape(-1)
+    floor = np.full(BLOCK, slope, a.dtype)  # maximum is five times as fast with a row as with one
+
+    def ramp(i, j):
+        np.multiply(flat[i:j], floor[0], out=result[i:j])
+        np.maximum(flat[i:j], result[i:j], out=result[i:j])
+
+    def masked(i, j):
+        result[i:j] = marks[i:j] > 0
+        np.maximum(result[i:j], floor[: j - i], out=result[i:j])
+        result[i:j] *= flat[i:j]
+
+    blocks(a.size, BLOCK, ramp if a is m else masked, a.size >= PAYS)
+    return y
 
 
 gate.vjp(lambda g, y, a, m, *, slope: gate(g, m, slope=slope), None)

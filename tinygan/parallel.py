@@ -58,3 +58,16 @@ def split(n, part, pays):
         for other in others:
             other.exception()
     return [first, *(other.result() for other in others)]
+
+
+def blocks(n, size, work, pays):
+    """``work(i, j)`` for the blocks i:j of ``size`` that cover range(n), over threads if it pays.
+
+    Blocks do not depend on the number of threads; a block's passes find it in the cache.
+    """
+
+    def part(start, stop):
+        for k in range(start, stop):
+            work(k * size, min(n, (k + 1) * size))
+
+    split(-(-n // size), part, pays)
