@@ -9,17 +9,16 @@ stops early and still writes them.
 """
 
 import argparse
-import io
 import json
 import math
 import os
 import platform
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from common import array_bytes, check_folder, fraction, positive, seed, write_whole
 from threadpoolctl import threadpool_limits
 
 import tinygan as tg
@@ -122,7 +121,7 @@ def parse(argv):
         description=__doc__.partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    number, count = _positive(float), _positive(int)
+    number, count = positive(float), positive(int)
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="default", help="settings to start from")
     add("--dataset", choices=DATASETS, help="what is learned")
@@ -134,7 +133,7 @@ def parse(argv):
     add("--optimizer", choices=("sgd", "rmsprop", "adam"), help="for both sides")
     add("--lr-g", type=number, help="the generator's rate")
     add("--lr-d", type=number, help="the critic's rate")
-    add("--betas", type=_fraction, nargs=2, metavar="β", help="Adam's decay rates")
+    add("--betas", type=fraction, nargs=2, metavar="β", help="Adam's decay rates")
     add("--clip", type=number, help="limit of the critic's weights after each step")
     add("--init", choices=INITS, help="initial weights")
     add("--activation", choices=ACTIVATIONS, help="of the hidden layers")
@@ -145,7 +144,7 @@ def parse(argv):
     add("--critic-steps", type=count, help="critic steps before each generator step")
     add("--steps", type=count, help="generator steps")
     add("--decay", action=argparse.BooleanOptionalAction, help="rates to 0 over the second half")
-    add("--seed", type=_seed, default=0, help="of all random numbers")
+    add("--seed", type=seed, default=0, help="of all random numbers")
     add("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute")
     add("--threads", type=count, help="BLAS threads; without it 1 up to 256 units, then all cores")
     add("--out", type=Path, default=Path("runs/toy"), help="folder for the results")
@@ -155,44 +154,10 @@ def parse(argv):
     args = parser.parse_args(argv)
     try:
         check_device(args.device)
-        _check_folder(args.out)
+        check_folder(args.out)
     except (RuntimeError, OSError) as error:
         parser.error(str(error))
     return args
-
-
-def _positive(kind):
-    def parse_number(text):
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-        return value
-
-    parse_number.__name__ = kind.__name__
-    return parse_number
-
-
-def _fraction(text):
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
-    return value
-
-
-def _seed(text):
-    value = int(text)
-    if not 0 <= value < 1 << 128:
-        raise argparse.ArgumentTypeError(f"{text} is no seed; expected 0 to 2**128 - 1")
-    return value
-
-
-def _check_folder(out):
-    """Make the folder and try a file in it, before any work."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise OSError(f"--out {out} cannot be written: {error.strerror}; name another") from error
 
 
 def build(args):
@@ -239,19 +204,6 @@ def measure(samples, dataset, stream):
             reverse_kl=close.reverse_kl if math.isfinite(close.reverse_kl) else None,
         )
     return scores
-
-
-def write_whole(path, content):
-    """Write bytes so that ``path`` holds the old content or the new, never a part."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
-def array_bytes(array):
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
 
 
 def draw(args, gan, players, run_stream, dataset, history, frames, samples, title):

@@ -28,7 +28,8 @@ class GAN:
         loss: a :class:`tinygan.losses.Loss`.
         generator_optimizer, critic_optimizer: of :mod:`tinygan.optim`; two rates make a TTUR.
         penalty: a :class:`tinygan.penalties.Penalty`, or None.
-        clip: limit on the critic's weights after each of its steps, or None.
+        clip: limit on the critic's weights after each of its steps, or None; the scales and shifts
+            of its norms are left alone unless ``clip_everything``.
         average: average the two halves of the critic's loss instead of summing them.
         one_batch: send real and fake samples through the critic as one batch: the same values to
             rounding, in fewer and larger products. Not for critics that mix samples.
@@ -43,8 +44,14 @@ class GAN:
     clip: float | None = None
     average: bool = False
     one_batch: bool = False
+    clip_everything: bool = False
 
     def __post_init__(self):
+        if self.one_batch and getattr(self.critic, "mixes_samples", False):
+            raise ValueError(
+                "GAN: one_batch with a critic that uses batch norm: its statistics would mix "
+                "real and fake samples; expected one_batch=False, or a critic without it"
+            )
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"GAN: clip is {self.clip}; expected a limit above 0, or None")
 
@@ -98,7 +105,7 @@ def critic_step(gan, players, real, z, noise=(), rate=None):
     found = critic_gradients(gan, players, real, z, noise)
     d, state = gan.critic_optimizer.update(players.critic, found.tree, players.critic_state, rate)
     if gan.clip is not None:
-        d = clip_weights(d, gan.clip)
+        d = clip_weights(d, gan.clip, gan.clip_everything)
     return players._replace(critic=d, critic_state=state), found
 
 
@@ -119,6 +126,16 @@ def generator_step(gan, players, z, rate=None):
         players.generator, found.tree, players.generator_state, rate
     )
     return players._replace(generator=g, generator_state=state), found
+
+
+def normal_prior(stream, shape, dtype):
+    """Latent points z ~ N(0, I)."""
+    return stream.normal(shape, dtype)
+
+
+def uniform_prior(stream, shape, dtype):
+    """Latent points z ~ U[−1, 1), each component by itself. Source: P0, as in DCGAN."""
+    return stream.uniform(shape, dtype) * 2 - 1
 
 
 class Record(NamedTuple):
@@ -178,20 +195,23 @@ def train(
     batch,
     latent,
     critic_steps=1,
+    generator_steps=1,
+    prior=normal_prior,
     schedule=None,
     record_every=1,
     progress=False,
     watch=None,
 ):
-    """Alternate ``critic_steps`` steps of the critic, on fresh batches, and one of the generator.
+    """Alternate steps of the critic and of the generator, each on a fresh batch.
 
     Args:
         players: where to start, of ``gan.init``.
         sample: the data, ``sample(n, stream)`` an array (n, ...).
-        steps: iterations; each is one step of the generator.
+        steps: iterations, each of ``critic_steps`` and then ``generator_steps``.
         stream: the run's random stream; data, latent points and penalty noise are its children
             0, 1 and 2.
-        batch, latent: the batch's size, and the generator's number of inputs, z ~ N(0, I).
+        batch, latent: the batch's size, and the generator's number of inputs.
+        prior: draws the latent points, ``prior(stream, shape, dtype)``.
         schedule: a function of the iteration (from 0) that multiplies both rates.
         record_every: iterations between records of the history; the last is always recorded.
         progress: show a progress bar.
@@ -201,7 +221,10 @@ def train(
         finite; ValueError for sizes below 1; TypeError for data of another dtype than the weights.
     Source: Goodfellow et al. (2014) algorithm 1; Arjovsky et al. (2017) algorithm 1 (P4).
     """
-    for name, size in dict(batch=batch, latent=latent, critic_steps=critic_steps).items():
+    sizes = dict(
+        batch=batch, latent=latent, critic_steps=critic_steps, generator_steps=generator_steps
+    )
+    for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"train: {name} is {size}; expected at least 1")
     if steps < 0 or record_every < 1:
@@ -221,16 +244,17 @@ def train(
                 for _ in range(critic_steps):
                     real, z = (
                         _batch(sample, batch, data, dtype),
-                        points.normal((batch, latent), dtype),
+                        prior(points, (batch, latent), dtype),
                     )
                     extra = gan.penalty.draw(noise, real) if gan.penalty else ()
                     rate = gan.critic_optimizer.rate * factor
                     before, (now, critic) = now, critic_step(gan, now, real, z, extra, rate)
                     d_norm = _checked("critic", critic, real, done, before, good)
-                z = points.normal((batch, latent), dtype)
                 rate = gan.generator_optimizer.rate * factor
-                before, (now, generator) = now, generator_step(gan, now, z, rate)
-                g_norm = _checked("generator", generator, z, done, before, good)
+                for _ in range(generator_steps):
+                    z = prior(points, (batch, latent), dtype)
+                    before, (now, generator) = now, generator_step(gan, now, z, rate)
+                    g_norm = _checked("generator", generator, z, done, before, good)
             penalty = 0.0 if critic.penalty is None else float(critic.penalty)
             record = Record(
                 done + 1, float(critic.loss), penalty, float(generator.loss), d_norm, g_norm

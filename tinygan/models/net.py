@@ -38,6 +38,11 @@ class Net:
         """The shape of one sample's result."""
         return list(self.shapes().values())[-1]
 
+    @property
+    def mixes_samples(self):
+        """Whether a sample's result depends on the others of its batch: batch norm does that."""
+        return any(isinstance(layer, BatchNorm) for layer in self.layers.values())
+
     def shapes(self):
         """The shape of one sample after each layer, by name."""
         shape, found = self.input, {}

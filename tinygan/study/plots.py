@@ -51,21 +51,100 @@ def toy_summary(file, *, title, real, samples, extent, surface, surface_label, f
         _arrows(land, *field)
         land.set(title="Critic: value and direction of its slope", xlabel="x₁", ylabel="x₂")
 
-        step = history.column("step")
-        _curve(losses, step, history.column("critic_loss"), CRITIC, "critic, without penalty")
-        _curve(losses, step, history.column("generator_loss"), GENERATOR, "generator")
-        if history.column("penalty").any():
-            _curve(losses, step, history.column("penalty"), "#009E73", "penalty (weighted)")
-        losses.set(title="Losses", xlabel="iteration", ylabel="loss")
-        losses.legend()
-
-        _curve(norms, step, history.column("critic_gradient"), CRITIC, "critic")
-        _curve(norms, step, history.column("generator_gradient"), GENERATOR, "generator")
-        norms.set(title="Gradient norms", xlabel="iteration", ylabel="‖gradient‖ of all parameters")
-        if all((history.column(f"{side}_gradient") > 0).all() for side in ("critic", "generator")):
-            norms.set_yscale("log")
-        norms.legend()
+        _losses(losses, history)
+        _gradient_norms(norms, history)
         fig.savefig(file, dpi=130, format="png")
+
+
+def training_curves(file, *, title, history):
+    """Losses and gradient norms over a run, side by side, as a PNG.
+
+    Args:
+        file: where to write, a path or an open binary file.
+        history: a :class:`tinygan.train.History`.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        fig = Figure(figsize=(9, 3.6), layout="constrained")
+        losses, norms = fig.subplots(1, 2)
+        fig.suptitle(title, fontsize=11)
+        _losses(losses, history)
+        _gradient_norms(norms, history)
+        fig.savefig(file, dpi=130, format="png")
+
+
+def image_grid(file, *, images, columns=10, zoom=2):
+    """Images side by side, pixel by pixel, as a PNG.
+
+    Args:
+        file: where to write, a path or an open binary file.
+        images: uint8 (n, H, W, 1 or 3).
+        columns: how many stand in a row.
+        zoom: how many pixels of the picture an image's pixel takes, down and across.
+    """
+    from PIL import Image
+
+    picture = tile(images, columns).repeat(zoom, 0).repeat(zoom, 1)
+    Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(file, format="PNG")
+
+
+def image_panels(file, *, panels, columns=10):
+    """Grids of images beside each other, each under its title, as a PNG.
+
+    Args:
+        file: where to write, a path or an open binary file.
+        panels: pairs (title, images), images uint8 (n, H, W, 1 or 3).
+        columns: how many images stand in a row of a panel.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        fig = Figure(figsize=(3.2 * len(panels), 3.4), layout="constrained")
+        for axes, (title, images) in zip(
+            fig.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            picture = tile(images, columns)
+            picture = picture.repeat(3, 2) if picture.shape[2] == 1 else picture
+            axes.imshow(picture, interpolation="nearest")
+            axes.set_title(title)
+            axes.axis("off")
+        fig.savefig(file, dpi=200, format="png")
+
+
+def tile(images, columns):
+    """Images in rows on white, with two white pixels between them.
+
+    Shapes: images uint8 (n, H, W, C), returns uint8 (rows·(H + 2) − 2, columns·(W + 2) − 2, C).
+    """
+    n, height, width, channels = images.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows, height + 2, columns, width + 2, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        sheet[i // columns, :height, i % columns, :width] = image
+    return sheet.reshape(rows * (height + 2), columns * (width + 2), channels)[:-2, :-2]
+
+
+def _losses(axes, history):
+    step = history.column("step")
+    _curve(axes, step, history.column("critic_loss"), CRITIC, "critic, without penalty")
+    _curve(axes, step, history.column("generator_loss"), GENERATOR, "generator")
+    if history.column("penalty").any():
+        _curve(axes, step, history.column("penalty"), "#009E73", "penalty (weighted)")
+    axes.set(title="Losses", xlabel="iteration", ylabel="loss")
+    axes.legend()
+
+
+def _gradient_norms(axes, history):
+    step = history.column("step")
+    _curve(axes, step, history.column("critic_gradient"), CRITIC, "critic")
+    _curve(axes, step, history.column("generator_gradient"), GENERATOR, "generator")
+    axes.set(title="Gradient norms", xlabel="iteration", ylabel="‖gradient‖ of all parameters")
+    if all((history.column(f"{side}_gradient") > 0).all() for side in ("critic", "generator")):
+        axes.set_yscale("log")
+    axes.legend()
 
 
 def toy_evolution(file, *, frames, real, extent, milliseconds=250):

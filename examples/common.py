@@ -1,0 +1,56 @@
+"""What the examples share: the kinds of their options, and files that are written whole."""
+
+import argparse
+import io
+import math
+import os
+import tempfile
+
+import numpy as np
+
+
+def positive(kind):
+    def parse_number(text):
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+        return value
+
+    parse_number.__name__ = kind.__name__
+    return parse_number
+
+
+def fraction(text):
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value
+
+
+def seed(text):
+    value = int(text)
+    if not 0 <= value < 1 << 128:
+        raise argparse.ArgumentTypeError(f"{text} is no seed; expected 0 to 2**128 - 1")
+    return value
+
+
+def check_folder(out):
+    """Make the folder and try a file in it, before any work."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise OSError(f"--out {out} cannot be written: {error.strerror}; name another") from error
+
+
+def write_whole(path, content):
+    """Write bytes so that ``path`` holds the old content or the new, never a part."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def array_bytes(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
