@@ -110,6 +110,7 @@ class Linear:
         _positive("Linear", inputs=self.inputs, outputs=self.outputs)
 
     def init(self, stream, dtype=np.float32):
+        """Parameters drawn from ``stream``: {"weight", "bias"}."""
         fans = (self.inputs, self.outputs)
         return {
             "weight": self.weight_init(stream, fans, fans, dtype),
@@ -146,6 +147,7 @@ class Maxout:
         _positive("Maxout", inputs=self.inputs, outputs=self.outputs, pieces=self.pieces)
 
     def init(self, stream, dtype=np.float32):
+        """Parameters drawn from ``stream``: {"weight", "bias"}."""
         shape, fans = (self.inputs, self.outputs * self.pieces), (self.inputs, self.outputs)
         return {
             "weight": self.weight_init(stream, shape, fans, dtype),
@@ -184,6 +186,7 @@ class Conv:
         _positive("Conv", inputs=self.inputs, outputs=self.outputs)
 
     def init(self, stream, dtype=np.float32):
+        """Parameters drawn from ``stream``: {"weight"}, and "bias" if the layer has one."""
         kh, kw = pair("kernel", self.kernel, 1)
         shape, taps = (kh, kw, self.inputs, self.outputs), kh * kw
         return _kernel(self, stream, shape, (taps * self.inputs, taps * self.outputs), dtype)
@@ -230,6 +233,7 @@ class ConvTranspose:
         _positive("ConvTranspose", inputs=self.inputs, outputs=self.outputs)
 
     def init(self, stream, dtype=np.float32):
+        """Parameters drawn from ``stream``: {"weight"}, and "bias" if the layer has one."""
         kh, kw = pair("kernel", self.kernel, 1)
         shape, taps = (kh, kw, self.outputs, self.inputs), kh * kw
         return _kernel(self, stream, shape, (taps * self.inputs, taps * self.outputs), dtype)
@@ -266,6 +270,7 @@ class _Norm:
         _positive(type(self).__name__, channels=self.channels)
 
     def init(self, stream, dtype=np.float32):
+        """Parameters: {"scale", "shift"}."""
         shape, fans = (self.channels,), (self.channels, self.channels)
         return {
             "scale": self.scale_init(stream, shape, fans, dtype),

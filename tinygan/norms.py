@@ -196,8 +196,8 @@ def batch_norm(x, scale, shift, eps=1e-5):
 
     y = scale·(x − μ)/√(σ² + eps) + shift; σ² is the biased variance over the batch
 
-    Every sample's output depends on the other samples: a gradient penalty through it is an
-    error (see :mod:`tinygan.penalties`).
+    Every sample's output depends on the other samples: a sample's own slope does not exist, and
+    asking for its norm is an error (see :mod:`tinygan.penalties`).
 
     Shapes: x, y (N, ..., C), scale and shift (C,).
     Raises: ValueError for fewer than two values of each feature.
@@ -215,9 +215,9 @@ def layer_norm(x, scale, shift, eps=1e-5):
     """Each sample moved to mean 0 and variance 1 over all its values, then scaled and shifted.
 
     y = scale·(x − μ)/√(σ² + eps) + shift; σ² is the biased variance over the sample; scale and
-    shift are per feature, as in WGAN-GP's code, and not per value
+    shift are per feature, as in the code of the source, and not per value
 
-    No sample depends on another: what a penalised critic may use.
+    No sample depends on another.
 
     Shapes: x, y (N, ..., C), scale and shift (C,).
     Source: Ba, Kiros & Hinton (2016); Gulrajani et al. (2017).
