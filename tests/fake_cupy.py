@@ -75,6 +75,7 @@ ravel(a, order='C')
 real(val)
 repeat(a, repeats, axis=None)
 reshape(a, newshape, order='C', *, copy=None)
+result_type(*arrays_and_dtypes)
 roll(a, shift, axis=None)
 rot90(a, k=1, axes=(0, 1))
 round(a, decimals=0, out=None)
@@ -427,17 +428,35 @@ def arange(start, stop=None, step=1, dtype=None):
     return ndarray(np.arange(start, stop, step, dtype))
 
 
+def as_strided(x, shape=None, strides=None):
+    """CuPy's views are not checked: they read and write whatever lies there. These are."""
+    if not isinstance(x, ndarray):
+        raise TypeError(f"Argument 'memptr' has incorrect type: x is {type(x)}")
+    view = np.lib.stride_tricks.as_strided(x._host, shape, strides)
+    owner = x._host
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    (low, high), (start, stop) = map(np.lib.array_utils.byte_bounds, (view, owner))
+    if view.size and not start <= low <= high <= stop:
+        raise IndexError(f"a view of shape {shape} and strides {strides} leaves its array's memory")
+    return ndarray(view)
+
+
 def _creator(name):
     make = getattr(np, name)
     return lambda *args, **kwargs: ndarray(make(*args, **kwargs))
 
 
 def _function(name):
-    if name in UFUNCS:
-        return lambda *args, **kwargs: ndarray.__array_ufunc__(
-            None, getattr(np, name), "__call__", *args, **kwargs
-        )
-    return lambda *args, **kwargs: _call(name, args, kwargs)
+    if name not in UFUNCS:
+        return lambda *args, **kwargs: _call(name, args, kwargs)
+
+    def call(*args, out=None, **kwargs):
+        if out is not None:
+            kwargs["out"] = (out,)  # what NumPy makes of it
+        return ndarray.__array_ufunc__(None, getattr(np, name), "__call__", *args, **kwargs)
+
+    return call
 
 
 def module():
@@ -452,6 +471,7 @@ def module():
     cupy.ndarray, cupy.asarray, cupy.array = ndarray, asarray, array
     cupy.asnumpy, cupy.arange = asnumpy, arange
     cupy.get_array_module = lambda *args: cupy if any(isinstance(a, ndarray) for a in args) else np
+    cupy.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided))
     cupy.__version__ = "14.2.0 (stand-in)"
     cupy.cuda = types.SimpleNamespace(
         runtime=types.SimpleNamespace(

@@ -145,11 +145,11 @@ def conv2d(x, w, b=None, *, geometry):
     Gradient: x̄ = conv2d_transpose(ȳ, w); w̄ = conv2d_weight_grad(x, ȳ); b̄ = Σ ȳ
     Raises: ValueError for shapes that do not fit the geometry or each other.
     """
-    _expect("x", x, (geometry.image, w.shape[-2:-1]), "(N, H, W, C)")
     _expect_kernel(w, geometry)
+    _expect("x", x, (geometry.image, w.shape[-2:-1]), "(N, H, W, C)")
     _expect_bias(b, w.shape[3])
     xp, (n, (p, q), channels) = array_module(x), (len(x), geometry.grid, w.shape[3])
-    y = xp.empty((n, p, q, channels), xp.result_type(x, w))
+    y = xp.empty((n, p, q, channels), xp.result_type(x, w, w if b is None else b))
     matrix = w.reshape(-1, channels)
 
     def part(start, stop):
@@ -159,7 +159,7 @@ def conv2d(x, w, b=None, *, geometry):
             if b is not None:
                 rows += b
 
-    split(n, part, _pays(y, matrix))
+    split(n, part, _pays(y, matrix.size))
     return y
 
 
@@ -173,11 +173,11 @@ def conv2d_transpose(z, w, b=None, *, geometry):
     Gradient: z̄ = conv2d(ȳ, w); w̄ = conv2d_weight_grad(ȳ, z); b̄ = Σ ȳ
     Raises: ValueError for shapes that do not fit the geometry or each other.
     """
-    _expect("z", z, (geometry.grid, w.shape[-1:]), "(N, P, Q, O)")
     _expect_kernel(w, geometry)
+    _expect("z", z, (geometry.grid, w.shape[-1:]), "(N, P, Q, O)")
     _expect_bias(b, w.shape[2])
     xp, n, channels = array_module(z), len(z), w.shape[2]
-    y = xp.empty((n, *geometry.image, channels), xp.result_type(z, w))
+    y = xp.empty((n, *geometry.image, channels), xp.result_type(z, w, w if b is None else b))
     matrix = w.reshape(-1, w.shape[3]).T
 
     def part(start, stop):
@@ -191,7 +191,7 @@ def conv2d_transpose(z, w, b=None, *, geometry):
             if b is not None:
                 y[i:j] += b
 
-    split(n, part, _pays(z, matrix))
+    split(n, part, _pays(z, matrix.size))
     return y
 
 
@@ -226,7 +226,7 @@ def conv2d_weight_grad(x, z, *, geometry):
                 total += product
         return xp.zeros(shape, dtype) if total is None else total
 
-    first, *others = split(len(x), part, z.size * shape[0] >= PAYS)
+    first, *others = split(len(x), part, _pays(z, shape[0] * channels))
     for other in others:
         first += other
     return first.reshape(*geometry.kernel, x.shape[3], channels)
@@ -318,9 +318,9 @@ def _chunk(geometry, images, n):
     return max(1, min(n, CHUNK // max(1, taps * images.shape[3] * images.dtype.itemsize)))
 
 
-def _pays(grid, matrix):
+def _pays(grid, weights):
     """Whether the product of the grid's points with the weights is worth more than one thread."""
-    return math.prod(grid.shape[:3]) * matrix.size >= PAYS
+    return array_module(grid) is np and math.prod(grid.shape[:3]) * weights >= PAYS
 
 
 def _expect(name, a, sizes, layout):

@@ -49,15 +49,21 @@ def split(n, part, pays):
     if count < 2:
         return [part(0, n)]
     cuts = [n * i // count for i in range(count + 1)]
-    others = [
-        given.pool.submit(copy_context().run, part, cuts[i], cuts[i + 1]) for i in range(1, count)
-    ]
+    others = []
     try:
-        first = part(0, cuts[1])
+        for start, stop in zip(cuts[1:-1], cuts[2:], strict=True):
+            others.append(given.pool.submit(copy_context().run, _alone, part, start, stop))
+        first = copy_context().run(_alone, part, 0, cuts[1])
     finally:  # nobody may still write when this returns, not even after an error
         for other in others:
             other.exception()
     return [first, *(other.result() for other in others)]
+
+
+def _alone(part, start, stop):
+    """The part with no threads of its own: it would wait for a place in the pool that runs it."""
+    _threads.set(None)
+    return part(start, stop)
 
 
 def blocks(n, size, work, pays):
