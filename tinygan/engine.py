@@ -10,6 +10,7 @@ The house law: a rule uses only the adjoint g of its result, the result y, the
 inputs, static parameters, and primitives. It keeps no array of its own.
 """
 
+import math
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, update_wrapper
@@ -347,10 +348,20 @@ def sum_to(a, *, shape):
     Gradient: ā = broadcast(ȳ)
     """
     lead = a.ndim - len(shape)
-    if shape == a.shape[1:] and a.ndim == 2 and type(a) is _ndarray:
-        return np.ones(a.shape[0], a.dtype) @ a  # BLAS beats a.sum(0) four to one
+    if len(shape) == 1 < a.ndim and shape == a.shape[-1:] and type(a) is _ndarray:
+        return _sum_of_rows(a.reshape(math.prod(a.shape[:-1]), *shape))
     axes = tuple(i for i in range(a.ndim) if i < lead or shape[i - lead] != a.shape[i])
     return a.sum(axes, keepdims=True).reshape(shape)
+
+
+def _sum_of_rows(rows, block=1024):
+    """The sum of a matrix's rows. BLAS beats rows.sum(0) four to one; sums of sums round less."""
+    n, whole = len(rows), len(rows) - len(rows) % block
+    rest = np.ones(n - whole, rows.dtype) @ rows[whole:]
+    if whole == 0:
+        return rest
+    parts = np.ones(block, rows.dtype) @ rows[:whole].reshape(n // block, block, rows.shape[1])
+    return parts.sum(0) + rest
 
 
 @primitive
