@@ -31,6 +31,7 @@ from tinygan.engine import (
 )
 from tinygan.parallel import threads
 from tinygan.tree import tree_map
+from tinygan.weights import from_torch_dcgan, load_weights, save_weights
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,10 +40,12 @@ __all__ = [
     "check_gradients",
     "conv",
     "data",
+    "from_torch_dcgan",
     "grad",
     "grad_values",
     "hvp",
     "jvp",
+    "load_weights",
     "losses",
     "metrics",
     "models",
@@ -52,6 +55,7 @@ __all__ = [
     "optim",
     "penalties",
     "primitive",
+    "save_weights",
     "stop_gradient",
     "study",
     "tape",
