@@ -8,7 +8,8 @@ import random
 import statistics
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter, sleep
 
@@ -146,6 +147,27 @@ def sgemm_rates(n=2048, repeats=6):
     return {name: 2 * n**3 / seconds / 1e9 for name, seconds in best.items()}
 
 
+def split_sgemm_rate(threads, n=2048, repeats=6):
+    """GFLOP/s of an n×n product in tinygan's threads: rows apart, a BLAS of one thread in each."""
+    import tinygan
+    from tinygan.parallel import split
+
+    a = np.random.default_rng(0).normal(size=(n, n)).astype(np.float32)
+    y = np.empty_like(a)
+
+    def part(i, j):
+        np.matmul(a[i:j], a, out=y[i:j])
+
+    with tinygan.threads(threads):
+        best = min(timed(lambda: split(n, part, True)) for _ in range(repeats))
+    return 2 * n**3 / best / 1e9
+
+
+def ceilings(threads):
+    """:func:`sgemm_rates`, and NumPy's with the product split over as many Python threads."""
+    return {**sgemm_rates(), "NumPy, split": split_sgemm_rate(threads)}
+
+
 def timed(f):
     """How many seconds one call takes."""
     start = perf_counter()
@@ -169,6 +191,49 @@ def interleave(turns, rounds, after=lambda: None):
             results[name].append(turns[name]())
             after()
     return results
+
+
+@contextmanager
+def workers():
+    """A function that starts a worker in a process of its own: ``begin(title, start, *arguments)``.
+
+    It returns ``ask(method, *arguments)``, which calls a method of what ``start(*arguments)`` made
+    there. If that fails, the run ends with the title.
+    """
+    spawn, started = get_context("spawn"), []
+
+    def begin(title, start, *arguments):
+        pipe, theirs = spawn.Pipe()
+        process = spawn.Process(target=_serve, args=(theirs, start, arguments), daemon=True)
+        started.append((process, pipe))
+        process.start()
+        theirs.close()
+
+        def ask(*request):
+            try:
+                pipe.send(request)
+                return pipe.recv()
+            except (EOFError, OSError) as error:
+                raise SystemExit(f"{Path(sys.argv[0]).name}: {title} failed; see above") from error
+
+        return ask
+
+    try:
+        yield begin
+        for process, pipe in started:
+            pipe.send(None)
+            process.join()
+    finally:
+        for process, _ in started:
+            process.terminate()
+
+
+def _serve(pipe, start, arguments):
+    """The life of a worker's process: answer (method, *arguments) until None comes."""
+    worker = start(*arguments)
+    while (request := pipe.recv()) is not None:
+        method, *arguments = request
+        pipe.send(getattr(worker, method)(*arguments))
 
 
 def quartiles(values):

@@ -16,9 +16,7 @@ import json
 import math
 import os
 import sys
-from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 
@@ -37,6 +35,7 @@ from timing import (
     table,
     timed,
     version,
+    workers,
 )
 from tqdm import tqdm
 
@@ -115,45 +114,6 @@ class Worker:
         return None if peak is None else peak - self.before
 
 
-def serve(pipe, name, step):
-    """The life of a worker's process: answer (method, *arguments) until None comes."""
-    worker = Worker(name, step)
-    while (request := pipe.recv()) is not None:
-        method, *arguments = request
-        pipe.send(getattr(worker, method)(*arguments))
-
-
-@contextmanager
-def workers(step):
-    """A function that starts a contender's process and returns ``ask(method, *arguments)``."""
-    spawn, started = get_context("spawn"), []
-
-    def begin(name):
-        pipe, theirs = spawn.Pipe()
-        process = spawn.Process(target=serve, args=(theirs, name, step), daemon=True)
-        started.append((process, pipe))
-        process.start()
-        theirs.close()
-
-        def ask(*request):
-            try:
-                pipe.send(request)
-                return pipe.recv()
-            except (EOFError, OSError) as error:
-                raise SystemExit(f"toy.py: {name} failed on {step}; see above") from error
-
-        return ask
-
-    try:
-        yield begin
-        for process, pipe in started:
-            pipe.send(None)
-            process.join()
-    finally:
-        for process, _ in started:
-            process.terminate()
-
-
 def _flat(sides):
     return np.concatenate([a.ravel() for side in sides for layer in side for a in layer])
 
@@ -184,9 +144,9 @@ def compare(title, losses, moves):
 def run_case(step, names, rounds, seconds, progress):
     """Compare and time one step: {name: results}."""
     ask, until_warm, losses, moves = {}, {}, {}, {}
-    with workers(step) as begin:
+    with workers() as begin:
         for name in names:  # one after the other: a start is timed
-            ask[name] = begin(name)
+            ask[name] = begin(f"{name} on {step}", Worker, name, step)
             until_warm[name], losses[name], moves[name] = ask[name]("start")
         differences = compare(CASES[step].title, losses, moves)
         one = min(ask[names[0]]("turn", 1, 1) for _ in range(5))

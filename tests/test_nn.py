@@ -1,4 +1,4 @@
-"""Layers and initialisers: bounds, moments, orthogonality; values against NumPy; derivatives."""
+"""Layers and initialisers: bounds, moments, fans, shapes; values against NumPy; derivatives."""
 
 import math
 
@@ -22,12 +22,14 @@ DEVIATIONS = {
     nn.Normal(): lambda i, o: 0.02,
     nn.Normal(0.5): lambda i, o: 0.5,
 }
+
 BOUNDS = {
     nn.he_uniform: lambda i, o: math.sqrt(6 / i),
     nn.xavier_uniform: lambda i, o: math.sqrt(6 / (i + o)),
     nn.fan_in_uniform: lambda i, o: 1 / math.sqrt(i),
 }
-ALL = [*DEVIATIONS, nn.zeros, nn.Orthogonal(), nn.Orthogonal(1.4)]
+CONSTANTS = [nn.zeros, nn.ones]
+ALL = [*DEVIATIONS, *CONSTANTS, nn.Normal(0.5, 3.0), nn.Orthogonal(), nn.Orthogonal(1.4)]
 
 
 def name_of(init):
@@ -93,8 +95,18 @@ def test_orthogonal_matrices_are_spread_over_all_of_them():
     assert (np.linalg.det(many) > 0).mean() == pytest.approx(0.5, abs=0.05)
 
 
-def test_zeros_are_zeros():
-    assert not nn.zeros(Stream(0), (3, 2), (3, 2), np.float32).any()
+def test_zeros_are_zeros_and_ones_are_ones():
+    assert nn.zeros(Stream(0), (3, 2), (3, 2), np.float32).tolist() == [[0, 0]] * 3
+    assert nn.ones(Stream(0), (3, 2), (3, 2), np.float32).tolist() == [[1, 1]] * 3
+
+
+@pytest.mark.parametrize("mean", [1.0, -2.0])
+def test_a_normals_mean_is_added_to_its_deviation(mean):
+    w = nn.Normal(0.02, mean)(Stream(3), *LINEAR, np.float64)
+    assert w.mean() == pytest.approx(mean, abs=4 * 0.02 / math.sqrt(w.size))
+    np.testing.assert_allclose(
+        w - mean, nn.Normal(0.02)(Stream(3), *LINEAR, np.float64), atol=1e-15
+    )
 
 
 @each
@@ -102,7 +114,7 @@ def test_zeros_are_zeros():
 def test_the_same_stream_gives_the_same_bits_in_the_dtype_asked_for(init, dtype):
     once, again = (init(Stream(5), (6, 4), (6, 4), dtype) for _ in range(2))
     assert once.dtype == dtype and np.array_equal(once, again)
-    if init is not nn.zeros:
+    if init not in CONSTANTS:
         assert not np.array_equal(once, init(Stream(6), (6, 4), (6, 4), dtype))
 
 
@@ -224,76 +236,324 @@ def test_input_of_another_width_is_an_error_that_names_the_shapes(layer):
         layer(params, np.ones((4, 3)))
 
 
-# Batch norm
+# Convolutions
+
+SETTINGS = st.fixed_dictionaries(
+    {
+        "inputs": st.integers(1, 3),
+        "outputs": st.integers(1, 3),
+        "kernel": st.one_of(st.integers(1, 4), st.tuples(st.integers(1, 4), st.integers(1, 4))),
+        "stride": st.one_of(st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        "pad": st.one_of(
+            st.integers(0, 2),
+            st.tuples(st.integers(0, 2), st.integers(0, 2)),
+            st.just(((1, 0), (0, 2))),
+        ),
+        "bias": st.booleans(),
+    }
+)
+CONVS = {"Conv": nn.Conv, "ConvTranspose": nn.ConvTranspose}
+each_conv = pytest.mark.parametrize("name", CONVS)
 
 
-def batch_norm_in_numpy(x, scale, shift, eps=1e-5):
-    axes = tuple(range(x.ndim - 1))
-    return scale * (x - x.mean(axes)) / np.sqrt(x.var(axes) + eps) + shift
+class Probe:
+    """An initialiser that writes down what it is asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, stream, shape, fans, dtype):
+        self.asked.append((shape, fans, dtype))
+        return np.zeros(shape, dtype)
 
 
-each_shape = pytest.mark.parametrize("shape", [(5, 3), (4, 2, 3), (2, 3, 2, 3)], ids=str)
+def test_convolutions_hand_their_fans_to_both_initialisers():
+    """What a result sums, taps times inputs; and what an input goes into, taps times outputs."""
+    w, b = Probe(), Probe()
+    nn.Conv(3, 5, (4, 2), 2, 1, weight_init=w, bias_init=b).init(Stream(0), np.float64)
+    assert w.asked == [((4, 2, 3, 5), (4 * 2 * 3, 4 * 2 * 5), np.float64)]
+    assert b.asked == [((5,), (4 * 2 * 3, 4 * 2 * 5), np.float64)]
+    w, b = Probe(), Probe()
+    nn.ConvTranspose(3, 5, (4, 2), 2, 1, weight_init=w, bias_init=b).init(Stream(0))
+    assert w.asked == [((4, 2, 5, 3), (4 * 2 * 3, 4 * 2 * 5), np.float32)]
+    assert b.asked == [((5,), (4 * 2 * 3, 4 * 2 * 5), np.float32)]
 
 
-@each_shape
-def test_batch_norm_is_its_formula(shape):
-    x, scale, shift = setting = normal_setting(shape)
-    got = nn.batch_norm(*setting)
-    np.testing.assert_allclose(got, batch_norm_in_numpy(x, scale, shift), rtol=1e-12, atol=1e-14)
-    got = nn.batch_norm(*setting, eps=0.5)
-    expected = batch_norm_in_numpy(x, scale, shift, eps=0.5)
-    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+def test_other_layers_hand_their_fans_to_both_initialisers():
+    for layer, shapes, fans in [
+        (nn.Linear(3, 5, *(probes := (Probe(), Probe()))), ((3, 5), (5,)), (3, 5)),
+        (nn.BatchNorm(4, 0.1, *(norm := (Probe(), Probe()))), ((4,), (4,)), (4, 4)),
+    ]:
+        layer.init(Stream(0))
+        given = probes if isinstance(layer, nn.Linear) else norm
+        assert [p.asked for p in given] == [[(shape, fans, np.float32)] for shape in shapes]
 
 
-def normal_setting(shape):
-    stream = Stream(3)
-    return (
-        3 * stream.normal(shape, np.float64) + 2,
-        stream.normal(shape[-1], np.float64),
-        stream.normal(shape[-1], np.float64),
+@each_conv
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolutions_parameters(name, bias):
+    params = CONVS[name](3, 5, 4, bias=bias, bias_init=nn.ones).init(Stream(0))
+    assert list(params) == ["weight", "bias"][: 1 + bias]
+    assert params["weight"].shape == ((4, 4, 3, 5) if name == "Conv" else (4, 4, 5, 3))
+    bound = math.sqrt(6 / (16 * 3))  # the default, He-uniform
+    assert 0.9 * bound < abs(params["weight"]).max() <= bound * (1 + 1e-6)
+    if bias:
+        assert params["bias"].tolist() == [1] * 5
+        assert not CONVS[name](3, 5, 4).init(Stream(0))["bias"].any()
+
+
+@each_conv
+@given(SETTINGS, st.integers(1, 7), st.integers(1, 7), st.integers(0, 3), st.data())
+def test_a_convolutions_output_is_the_shape_it_makes(name, setting, height, width, n, data):
+    if name == "ConvTranspose":
+        strides = setting["stride"]
+        strides = strides if isinstance(strides, tuple) else (strides, strides)
+        extra = tuple(data.draw(st.integers(0, s - 1)) for s in strides)
+        setting = {**setting, "output_padding": extra}
+    layer = CONVS[name](**setting)
+    params = layer.init(Stream(1))
+    shape = (height, width, setting["inputs"])
+    x = np.ones((n, *shape), np.float32)
+    try:
+        expected = layer.output(shape)
+    except ValueError as error:
+        assert "Geometry" in str(error)
+        with pytest.raises(ValueError, match="Geometry"):
+            layer(params, x)
+        return
+    y = layer(params, x)
+    assert y.shape == (n, *expected) and y.dtype == np.float32
+    assert all(type(size) is int for size in expected)
+
+
+def taps(params, x, stride, pad):
+    """A convolution by loops over grid points."""
+    w = params["weight"]
+    kh, kw = w.shape[:2]
+    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    p, q = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
+    y = np.zeros((len(x), p, q, w.shape[3]))
+    for i in range(p):
+        for j in range(q):
+            part = x[:, i * stride : i * stride + kh, j * stride : j * stride + kw]
+            y[:, i, j] = np.einsum("nabc,abco->no", part, w)
+    return y + params.get("bias", 0.0)
+
+
+def taps_back(params, z, stride, pad):
+    """A transposed convolution by loops over grid points."""
+    w = params["weight"]
+    kh, kw, channels, _ = w.shape
+    n, p, q, _ = z.shape
+    y = np.zeros((n, (p - 1) * stride + kh, (q - 1) * stride + kw, channels))
+    for i in range(p):
+        for j in range(q):
+            part = np.einsum("no,abco->nabc", z[:, i, j], w)
+            y[:, i * stride : i * stride + kh, j * stride : j * stride + kw] += part
+    return y[:, pad : y.shape[1] - pad, pad : y.shape[2] - pad] + params.get("bias", 0.0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stride, pad", [(1, 0), (2, 1)])
+def test_convolutions_against_loops(stride, pad, bias):
+    x = Stream(2).normal((2, 5, 4, 3), np.float64)
+    kinds = {"kernel": 3, "stride": stride, "pad": pad, "bias": bias, "bias_init": nn.he_normal}
+    for make, reference in ((nn.Conv, taps), (nn.ConvTranspose, taps_back)):
+        layer = make(3, 2, **kinds)
+        params = layer.init(Stream(1), np.float64)
+        np.testing.assert_allclose(
+            layer(params, x), reference(params, x, stride, pad), rtol=1e-12, atol=1e-13
+        )
+
+
+@each_conv
+def test_convolutions_gradients_to_order_three(name):
+    layer = CONVS[name](2, 3, 3, 2, 1)
+    params = layer.init(Stream(1), np.float64)
+    x = Stream(2).normal((2, 4, 3, 2), np.float64)
+    check_gradients(
+        lambda t: ops.tanh(layer(t["params"], t["x"])), {"params": params, "x": x}, order=3
     )
 
 
-@each_shape
-def test_batch_norms_output_has_the_shift_as_mean_and_the_scale_as_deviation(shape):
-    x, scale, shift = normal_setting(shape)
-    y = nn.batch_norm(x, scale, shift, eps=0.0)
-    axes = tuple(range(x.ndim - 1))
-    np.testing.assert_allclose(y.mean(axes), shift, rtol=1e-12)
-    np.testing.assert_allclose(y.std(axes), abs(scale), rtol=1e-12)
+@each_conv
+def test_convolutions_on_other_devices(name, xp):
+    layer = CONVS[name](2, 3, 3, 2, 1)
+    params, x = layer.init(Stream(1)), Stream(2).normal((2, 4, 3, 2))
+    there = layer({key: xp.asarray(a) for key, a in params.items()}, xp.asarray(x))
+    np.testing.assert_allclose(xp.get(there), layer(params, x), rtol=1e-5, atol=1e-6)
 
 
-@each_shape
-def test_batch_norm_gradients_to_order_three(shape):
-    check_gradients(lambda t: nn.batch_norm(*t), normal_setting(shape), order=3, complex_step=True)
+@each_conv
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 2), (3, 4, 4), (16 * 3,)], ids=str)
+def test_samples_that_are_no_image_of_the_layers_channels_are_an_error(name, shape):
+    with pytest.raises(ValueError, match=rf"{name}: samples of shape .*\(height, width, 3\)"):
+        CONVS[name](3, 2, 2).output(shape)
 
 
-def test_the_gradient_of_batch_norm_has_no_part_along_the_ones_or_the_output():
-    """The output does not change when x is shifted or scaled: Σ x̄ = 0 and Σ x̄·x ≈ 0."""
-    x, scale, shift = normal_setting((6, 3))
+@each_conv
+def test_bad_sizes_of_convolutions_are_errors(name):
+    make = CONVS[name]
+    for size in (0, -1, 2.5, True, None):
+        with pytest.raises(ValueError, match=f"{name}: inputs is .*whole number above 0"):
+            make(size, 2, 3)
+        with pytest.raises(ValueError, match=f"{name}: outputs is .*whole number above 0"):
+            make(2, size, 3)
+    for key, size in [("kernel", 0), ("stride", 0), ("pad", -1), ("kernel", (3, 3, 3))]:
+        layer = make(2, 2, **{"kernel": 3, key: size})
+        with pytest.raises(ValueError, match=f"{key} is "):
+            layer.output((8, 8, 2))
+    with pytest.raises(ValueError, match="kernel is 0"):
+        make(2, 2, 0).init(Stream(0))
+
+
+def test_kernels_that_do_not_fit_and_output_padding_of_a_stride_are_errors():
+    with pytest.raises(ValueError, match=r"kernel \(4, 4\) does not fit image \(3, 3\)"):
+        nn.Conv(2, 2, 4).output((3, 3, 2))
+    with pytest.raises(ValueError, match="output_padding .* expected less than the stride"):
+        nn.ConvTranspose(2, 2, 4, 2, 1, output_padding=2).output((3, 3, 2))
+
+
+# Norms (their functions are in test_norms.py)
+
+
+@pytest.mark.parametrize("make", [nn.BatchNorm, nn.LayerNorm])
+def test_norm_layers_are_their_functions_with_scale_one_and_shift_zero(make):
+    layer, x = make(3, 0.1), Stream(3).normal((4, 2, 3), np.float64)
+    params = layer.init(Stream(0), np.float64)
+    assert {key: a.tolist() for key, a in params.items()} == {"scale": [1] * 3, "shift": [0] * 3}
+    assert list(params) == ["scale", "shift"] and layer.output((2, 3)) == (2, 3)
+    axes = (0, 1) if make is nn.BatchNorm else (1, 2)
+    expected = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 0.1)
+    np.testing.assert_allclose(layer(params, x), expected, rtol=1e-12, atol=1e-13)
+    params = {"scale": np.array([1.0, 2, 3]), "shift": np.array([4.0, 5, 6])}
+    np.testing.assert_allclose(
+        layer(params, x), expected * [1, 2, 3] + [4, 5, 6], rtol=1e-12, atol=1e-13
+    )
+
+
+def test_standing_batch_norm_uses_what_it_is_given():
+    layer, x = nn.BatchNorm(2, eps=3.0), Stream(3).normal((4, 2), np.float64)
+    params = {"scale": np.array([2.0, 3]), "shift": np.array([0.5, 1])}
+    given = {"mean": np.array([1.0, 2]), "variance": np.array([1.0, 6])}
+    expected = params["scale"] * (x - given["mean"]) / [2, 3] + params["shift"]
+    np.testing.assert_allclose(layer.standing(params, x, given), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("make", [nn.BatchNorm, nn.LayerNorm])
+def test_a_norms_initialisers_dtype_and_errors(make):
+    layer = make(3000, scale_init=nn.Normal(0.02, 1.0), shift_init=nn.ones)
+    params = layer.init(Stream(0))
+    assert params["scale"].dtype == np.float32 and params["shift"].tolist() == [1] * 3000
+    assert params["scale"].mean() == pytest.approx(1, abs=2e-3)
+    assert params["scale"].std() == pytest.approx(0.02, rel=0.1)
+    with pytest.raises(
+        ValueError, match=rf"{make.__name__}: samples of shape \(2, 4\); expected 3"
+    ):
+        make(3).output((2, 4))
+    with pytest.raises(ValueError, match=f"{make.__name__}: channels is 0"):
+        make(0)
+
+
+# Flatten and reshape
+
+
+def test_flatten_goes_by_height_width_channels():
+    x = np.arange(2 * 2 * 3 * 4.0).reshape(2, 2, 3, 4)
+    y = nn.Flatten()(x)
+    assert y.shape == (2, 24) and nn.Flatten().output((2, 3, 4)) == (24,)
+    for h, w, c in np.ndindex(2, 3, 4):
+        assert y[1, (h * 3 + w) * 4 + c] == x[1, h, w, c]
+
+
+def test_reshape_goes_by_height_width_channels_and_is_flattens_inverse():
+    rows = np.arange(48.0).reshape(2, 24)
+    layer = nn.Reshape((2, 3, 4))
+    y = layer(rows)
+    assert y.shape == (2, 2, 3, 4) and layer.output((24,)) == (2, 3, 4)
+    for h, w, c in np.ndindex(2, 3, 4):
+        assert y[1, h, w, c] == rows[1, (h * 3 + w) * 4 + c]
+    assert np.array_equal(nn.Flatten()(y), rows)
+
+
+def test_flatten_and_reshape_of_an_empty_batch_and_their_gradients():
+    assert nn.Flatten()(np.ones((0, 2, 3, 4))).shape == (0, 24)
+    assert nn.Reshape((2, 12))(np.ones((0, 2, 3, 4))).shape == (0, 2, 12)
+    x = Stream(2).normal((2, 2, 3, 2), np.float64)
+    check_gradients(lambda a: ops.tanh(nn.Flatten()(a)), x)
+    check_gradients(lambda a: ops.tanh(nn.Reshape((3, 4))(a)), x)
+
+
+def test_reshape_to_another_number_of_values_is_an_error():
+    with pytest.raises(ValueError, match=r"Reshape: \(23,\) has 23 values; expected 24"):
+        nn.Reshape((2, 3, 4)).output((23,))
+    with pytest.raises(ValueError, match="reshape"):
+        nn.Reshape((2, 3, 4))(np.ones((2, 23)))
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+def test_a_mask_keeps_with_probability_one_minus_rate_and_has_mean_one(rate, dtype):
+    """Counts within five deviations of the binomial's, so the mean is 1 to that."""
+    n = 40_000
+    mask = nn.dropout_mask(Stream(1), (n // 40, 40), rate, dtype)
+    assert mask.shape == (n // 40, 40) and mask.dtype == dtype
+    kept = (mask != 0).sum()
+    deviation = math.sqrt(n * rate * (1 - rate))
+    assert abs(kept - n * (1 - rate)) < 5 * deviation
+    assert np.unique(mask).tolist() == [0, dtype(1 / (1 - rate))]
+    assert abs(mask.mean(dtype=np.float64) - 1) < 5 * deviation / (n * (1 - rate))
+    for axis in (0, 1):  # and no row or column is treated apart
+        assert mask.mean(axis).std() < 0.5
+
+
+def test_rate_zero_keeps_everything():
+    assert (nn.dropout_mask(Stream(1), (50, 40), 0) == 1).all()
+    assert (nn.dropout_mask(Stream(1), (50, 40), 0.0, np.float64) == 1).all()
+
+
+def test_the_state_of_the_stream_is_the_mask():
+    stream = Stream(3)
+    first = nn.dropout_mask(stream, (5, 4), 0.5)
+    state = stream.state
+    second = nn.dropout_mask(stream, (5, 4), 0.5)
+    assert np.array_equal(nn.dropout_mask(Stream(3), (5, 4), 0.5), first)
+    assert np.array_equal(nn.dropout_mask(Stream(*state), (5, 4), 0.5), second)
+    assert not np.array_equal(first, second)
+
+
+def test_dropout_multiplies_with_its_mask_and_without_one_is_nothing():
+    x = np.array([[1.0, -2, 3]])
+    assert nn.dropout(x, np.array([[2.0, 0, 2]])).tolist() == [[2, 0, 6]]
+    assert nn.dropout(x, None) is x
     tracked = track(x)
-    u = Stream(9).normal((6, 3), np.float64)
-    slope = grad_values(nn.batch_norm(tracked, scale, shift, eps=0.0), tracked, u)
-    assert abs(slope).max() > 0.1
-    np.testing.assert_allclose(slope.sum(0), 0, atol=1e-14)
-    np.testing.assert_allclose((slope * x).sum(0), 0, atol=1e-13)
+    assert nn.dropout(tracked, None) is tracked
 
 
-def test_a_constant_feature_gives_the_shift_and_finite_gradients():
-    x = track(np.full((4, 2), 7.0, np.float32))
-    y = nn.batch_norm(x, np.ones(2, np.float32), np.full(2, 0.5, np.float32))
-    assert (y.data == 0.5).all()
-    slope = grad_values(y, x, np.ones((4, 2), np.float32))
-    assert np.isfinite(slope).all()
+def test_dropouts_gradients_with_a_fixed_mask_to_order_three():
+    mask = nn.dropout_mask(Stream(1), (4, 3), 0.4, np.float64)
+    assert 0 < (mask == 0).sum() < 12
+    x = Stream(2).normal((4, 3), np.float64)
+    check_gradients(lambda a: ops.tanh(nn.dropout(a, mask)), x, order=3, complex_step=True)
+    tracked = track(x)
+    assert np.array_equal(grad_values(ops.sum(nn.dropout(tracked, mask)), tracked), mask)
 
 
-def test_batch_norm_keeps_float32_and_runs_on_other_devices(xp):
-    setting = [a.astype(np.float32) for a in normal_setting((2, 3, 2, 3))]
-    got = xp.get(nn.batch_norm(*map(xp.asarray, setting)))
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, batch_norm_in_numpy(*setting), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("rate", [1, 1.0, -0.1, 2, math.nan, math.inf])
+def test_a_rate_outside_zero_to_one_is_an_error(rate):
+    with pytest.raises(ValueError, match="rate is .*0 or more and below 1"):
+        nn.dropout_mask(Stream(1), (2, 2), rate)
 
 
-def test_batch_mean_is_marked_as_mixing_samples():
-    assert nn.batch_mean.cross_sample
-    assert not ops.affine.cross_sample and not ops.sum.cross_sample
+@pytest.mark.parametrize("shape", [(4, 1), (1, 3), (3,), (3, 4)], ids=str)
+def test_a_mask_of_another_shape_is_an_error_even_if_it_broadcasts(shape):
+    with pytest.raises(ValueError, match=r"mask .* for x \(4, 3\); expected the same shape"):
+        nn.dropout(np.ones((4, 3)), np.ones(shape))
+
+
+def test_masks_are_made_on_the_streams_device(stand_in):
+    there = nn.dropout_mask(Stream(5, device="gpu"), (6, 4), 0.5)
+    assert np.array_equal(stand_in.get(there), nn.dropout_mask(Stream(5), (6, 4), 0.5))

@@ -585,7 +585,9 @@ def with_batch_norm(params, x):
 def test_batch_norm_in_a_penalised_critic_is_an_error_that_says_why(name):
     params, real, fake, alpha, u = setting((4, 2))
     noise = noise_of(CHOICES[name][0], alpha, u)
-    with pytest.raises(ValueError, match="batch_mean, which mixes the samples of a batch") as error:
+    with pytest.raises(
+        ValueError, match="standardise, which mixes the samples of a batch"
+    ) as error:
         PRESETS[name]()(lambda x: with_batch_norm(params, x), real, fake, *noise)
     for word in ("batch norm", "layer norm", "insist=True"):
         assert word in str(error.value)
@@ -599,7 +601,7 @@ def test_batch_norm_elsewhere_is_no_error():
     z = track(real)
     points = normalised(z)
     got = gradient_penalty(
-        lambda x: ops.multiply(critic(params, x), ops.sum(nn.batch_mean(z))), points
+        lambda x: ops.multiply(critic(params, x), ops.sum(ops.square(normalised(z)))), points
     )
     assert np.isfinite(got.data)
 
@@ -626,6 +628,29 @@ def test_mistake_batch_norm_in_a_penalised_critic():
     assert ((norms - 1) ** 2).mean() == pytest.approx(1.67793339, rel=1e-8)
 
 
+def with_layer_norm(params, x):
+    """The tanh MLP with a layer norm before its first activation."""
+    h = ops.affine(x, params[0]["weight"], params[0]["bias"])
+    h = nn.layer_norm(h, np.ones(h.shape[-1]), np.zeros(h.shape[-1]))
+    return critic(params[1:], ops.tanh(h))
+
+
+@each_preset
+def test_layer_norm_in_a_penalised_critic_is_allowed_and_per_sample(name):
+    params, real, fake, alpha, u = setting((4, 2))
+    noise = noise_of(CHOICES[name][0], alpha, u)
+    got = PRESETS[name]()(lambda x: with_layer_norm(params, x), real, fake, *noise)
+    points = naive_points(CHOICES[name][0], real, fake, alpha, u)
+    _, centre, one_sided = CHOICES[name]
+    alone = [
+        gradient_penalty(
+            lambda x: with_layer_norm(params, x), point[None], centre=centre, one_sided=one_sided
+        ).data
+        for point in points
+    ]
+    assert got.data == pytest.approx(PRESETS[name]().weight * np.mean(alone), rel=1e-12)
+
+
 def test_insisting_gives_the_mixed_penalty_and_its_true_gradient():
     """The number is not the papers', but its derivatives are right."""
     params, points, *_ = setting((4, 2), seed=8, gain=1.2)
@@ -634,6 +659,136 @@ def test_insisting_gives_the_mixed_penalty_and_its_true_gradient():
         return gradient_penalty(lambda x: with_batch_norm(d, x), points, centre=1.0, insist=True)
 
     check_gradients(f, params, order=2, directions=1)
+
+
+# A convolutional critic
+
+LEAKY = 0.2
+
+
+def conv_critic(layer_norm):
+    """8×8 images: two convolutions of stride 2 with biases and leaky ReLU, and a linear logit."""
+    layers = {"conv0": nn.Conv(2, 3, 4, 2, 1), "leaky0": ops.leaky_relu}
+    layers["conv1"] = nn.Conv(3, 2, 4, 2, 1)
+    if layer_norm:
+        layers["norm1"] = nn.LayerNorm(2, eps=0.1)
+    layers |= {"leaky1": ops.leaky_relu, "row": nn.Flatten(), "logit": nn.Linear(8, 1)}
+    return models.Net("critic", (8, 8, 2), layers)
+
+
+def naive_conv_critic(params, x):
+    """D(x) of one image, and everything that a leaky ReLU sees, by loops."""
+    h, seen = x, []
+    for i in range(2):
+        w, b = params[f"conv{i}"]["weight"], params[f"conv{i}"]["bias"]
+        padded = np.pad(h, ((1, 1), (1, 1), (0, 0)))
+        size = h.shape[0] // 2
+        h = np.zeros((size, size, len(b)))
+        for p, q, o in np.ndindex(*h.shape):
+            part = padded[2 * p : 2 * p + 4, 2 * q : 2 * q + 4]
+            h[p, q, o] = (part * w[..., o]).sum() + b[o]
+        if i == 1 and "norm1" in params:
+            unit = (h - h.mean()) / np.sqrt(((h - h.mean()) ** 2).mean() + 0.1)
+            h = params["norm1"]["scale"] * unit + params["norm1"]["shift"]
+        seen.append(h.reshape(-1))
+        h = np.where(h > 0, h, LEAKY * h)
+    d = h.reshape(-1) @ params["logit"]["weight"][:, 0] + params["logit"]["bias"][0]
+    return d, np.concatenate(seen)
+
+
+def five_points(f, array, at, h):
+    """The slope of f in one element of an array, which f reads."""
+    middle, sides = array[at], []
+    for step in (h, -h, 2 * h, -2 * h):
+        array[at] = middle + step
+        sides.append(f())
+    array[at] = middle
+    return (8 * (sides[0] - sides[1]) - (sides[2] - sides[3])) / (12 * h)
+
+
+def conv_setting(layer_norm):
+    """Parameters and pairs of images whose interpolates are away from every kink."""
+    net = conv_critic(layer_norm)
+    for seed in range(100):
+        stream = Stream(seed)
+        params = tree.tree_map(
+            lambda a, s=stream: 1.3 * a + 0.3 * s.normal(a.shape, np.float64),
+            net.init(stream, np.float64),
+        )
+        real, fake = (stream.normal((2, 8, 8, 2), np.float64) for _ in range(2))
+        alpha = np.array([0.3, 0.8]).reshape(2, 1, 1, 1)
+        points = naive_points("interpolates", real, fake, alpha, None)
+        seen = np.concatenate([naive_conv_critic(params, x)[1] for x in points])
+        if abs(seen).min() > 0.012:
+            return net, params, real, fake, alpha, points
+    raise AssertionError("every seed is near a kink")
+
+
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer norm"])
+def test_wgan_gp_through_convolutions_in_every_parameter(layer_norm):
+    """The value against loops and differences in every pixel; its gradient against differences
+    in every parameter, to 1e-7 of the whole and of each element that is not tiny."""
+    net, params, real, fake, alpha, points = conv_setting(layer_norm)
+    loss = penalties.one_gp(10.0)
+    norms = []
+    for x in points:
+        x = x.copy()
+        slope = [
+            five_points(lambda x=x: naive_conv_critic(params, x)[0], x, at, 1e-3)
+            for at in np.ndindex(*x.shape)
+        ]
+        norms.append(math.sqrt(math.fsum(s * s for s in slope)))
+    expected = 10 * np.mean((np.array(norms) - 1) ** 2)
+    d = track(params)
+    got = loss(lambda x: net(d, x), real, fake, alpha)
+    assert expected > 0.1 and got.data == pytest.approx(expected, rel=1e-8)
+
+    found = grad_values(got, d)
+    moved = tree.tree_map(np.copy, params)
+
+    def value():
+        return loss(lambda x: net(moved, x), real, fake, alpha).data
+
+    differences = tree.tree_map(np.zeros_like, params)
+    for a, e in zip(tree.leaves(moved), tree.leaves(differences), strict=True):
+        for at in np.ndindex(a.shape):
+            e[at] = five_points(value, a, at, 3e-4)
+    assert relative(found, differences) < 1e-8
+    scale = max(abs(e).max() for e in tree.leaves(differences))
+    for (path, g), e in zip(tree.paths(found), tree.leaves(differences), strict=True):
+        assert (abs(g - e) <= 1e-7 * abs(e) + 1e-8 * scale).all(), path
+        # where D is linear piece by piece, biases move no slope; nor does what is added at the end
+        dead = path in ("logit.bias", "norm1.shift") or (not layer_norm and path.endswith("bias"))
+        assert g.any() != dead, path
+
+
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer norm"])
+def test_wgan_gp_through_convolutions_to_order_two(layer_norm):
+    net, params, real, fake, alpha, _ = conv_setting(layer_norm)
+
+    stream = Stream(0)
+    ways = [
+        tree.tree_map(lambda a: 0.1 * stream.normal(a.shape, np.float64), params) for _ in range(3)
+    ]
+
+    def f(t):
+        """The penalty as the parameters move along three ways: so little that no kink is met."""
+        d = params
+        for i, way in enumerate(ways):
+            d = tree.tree_map(lambda a, v, step=t[i]: ops.add(a, ops.multiply(v, step)), d, way)
+        return penalties.one_gp(1.0)(lambda x: net(d, x), real, fake, alpha)
+
+    check_gradients(f, np.zeros(3), order=2, directions=1)
+
+
+def test_batch_norm_in_a_convolutional_critic_is_an_error():
+    critic = models.critic(8, 1, (2, 2), norm=nn.BatchNorm)
+    params = critic.init(Stream(0), np.float64)
+    points = np.random.default_rng(0).standard_normal((3, 8, 8, 1))
+    with pytest.raises(ValueError, match="mixes the samples of a batch"):
+        gradient_penalty(lambda x: critic(params, x), points)
+    allowed = models.critic(8, 1, (2, 2), norm=nn.LayerNorm)
+    assert gradient_penalty(lambda x: allowed(params, x), points, centre=1.0).data > 0
 
 
 # Mistakes that published code makes, each with what it costs

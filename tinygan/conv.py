@@ -298,15 +298,22 @@ def _columns_back(y, geometry, start, stop):
         j = min(i + chunk, stop)
 
         def add_up(i=i, j=j):
-            blocks[: j - i] = 0
+            within = blocks[: j - i]
+            within[:, p:] = 0
+            within[:, :p, :, q:] = 0
             for ky in range(0, kh, down):
                 for kx in range(0, kw, across):
                     tile = columns[: j - i, :, :, ky : ky + down, kx : kx + across]
                     rows, cols = tile.shape[3:5]
                     a, b = ky // down, kx // across
-                    blocks[: j - i, a : a + p, :rows, b : b + q, :cols] += tile.transpose(
-                        0, 1, 3, 2, 4, 5
-                    )
+                    place = within[:, a : a + p, :rows, b : b + q, :cols]
+                    tile = tile.transpose(0, 1, 3, 2, 4, 5)
+                    if a or b:
+                        place += tile
+                    else:  # the first of all: nothing to add to, and the rest of its blocks is 0
+                        within[:, :p, rows:] = 0
+                        within[:, :p, :rows, :q, cols:] = 0
+                        place[...] = tile
             y[i:j] = padded[: j - i, top : top + height, left : left + width]
 
         yield i, j, columns[: j - i].reshape((j - i) * p * q, -1), add_up
