@@ -14,6 +14,7 @@ import pytest
 from tinygan import metrics, train
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+sys.path.insert(0, str(EXAMPLES))  # where the examples find common.py
 FILES = {"samples.npy", "history.csv", "metrics.json", "summary.png", "evolution.gif"}
 SMALL = ["--hidden", "8", "--depth", "2", "--batch", "16", "--steps", "6", "--quiet"]
 

@@ -154,6 +154,12 @@ class Maxout:
             "bias": self.bias_init(stream, shape[1:], fans, dtype),
         }
 
+    def output(self, shape):
+        """The shape of one sample's result, for that of one sample."""
+        if shape != (self.inputs,):
+            raise ValueError(f"Maxout: samples of shape {shape}; expected ({self.inputs},)")
+        return (self.outputs,)
+
     def __call__(self, params, x):
         y = affine(x, params["weight"], params["bias"])
         return max(reshape(y, shape=(-1, self.outputs, self.pieces)), axis=2)

@@ -38,7 +38,7 @@ def mean_over(a, axes):
     """
     kept = tuple(1 if i in axes else n for i, n in enumerate(a.shape))
     y = sum_to(a, shape=kept)
-    return multiply(y, y.size / a.size)
+    return multiply(y, y.size / (a.size or 1))
 
 
 def inverse_deviation(a, axes, eps):
@@ -264,13 +264,13 @@ def _mean(like, axes, values):
         sums[i // block] = (xp.ones(len(rows), like.dtype) @ rows).reshape(kept[1:])
 
     _each_block(like, part)
-    return sums.sum(0, keepdims=True) * like.dtype.type(math.prod(kept) / like.size)
+    return sums.sum(0, keepdims=True) * like.dtype.type(math.prod(kept) / max(1, like.size))
 
 
 def _block(like):
     """Samples in a block."""
     if array_module(like) is not np:
-        return len(like)
+        return max(1, len(like))
     return max(1, BLOCK * len(like) // max(1, like.size))
 
 

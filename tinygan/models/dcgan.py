@@ -65,7 +65,7 @@ def critic(
             inputs, outputs, *_halving(kernel), bias=bias, weight_init=weight_init
         )
         _finish(layers, i, outputs, norm if i >= norm_from else None, activation)
-        left = -(-left // 2)
+        left = (left + (kernel == 5)) // 2
     last = _halving(kernel) if left == 2 else (left, 1, 0)
     layers[f"conv{len(hidden)}"] = nn.Conv(sizes[-1], 1, *last, bias=bias, weight_init=weight_init)
     layers["logit"] = nn.Flatten()
@@ -151,7 +151,7 @@ def _pair(image, channels, g, d, kernel, norm, norm_from, activations):
 
 def dcgan28(
     channels=1, width=1.0, *, latent=128, output=sigmoid, generator_filters=None,
-    activations=(relu, leaky_relu), weight_init=DCGAN_NORMAL,
+    activations=(relu, leaky_relu), weight_init=nn.he_uniform,
 ):  # fmt: skip
     """DCGAN for 28×28 without batch norm: G fc → 256×4×4 → 128×7×7 → 64×14×14 → 28×28, D back.
 

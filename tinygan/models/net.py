@@ -1,7 +1,7 @@
 """A network as a list of named layers, from one sample's shape to another's."""
 
 from dataclasses import dataclass
-from math import prod
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from tinygan import tree as trees
 from tinygan.backend import Stream
 from tinygan.engine import values
 from tinygan.nn import BatchNorm
+from tinygan.norms import block_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +75,10 @@ class Net:
 
     def _check(self, params, x):
         expected = [name for name, layer in self.layers.items() if hasattr(layer, "init")]
-        if list(params) != expected:
+        given = list(params) if isinstance(params, dict) else [f"a {type(params).__name__}"]
+        if given != expected:
             raise ValueError(
-                f"{self.title}: parameters of {', '.join(params) or 'nothing'}; expected those of "
+                f"{self.title}: parameters of {', '.join(given) or 'nothing'}; expected those of "
                 f"{', '.join(expected)}, as init makes them"
             )
         if x.shape[1:] != self.input:
@@ -112,22 +114,30 @@ def standing_statistics(net, params, batches):
     Raises: ValueError without batches.
     Source: Wu & Johnson, Rethinking "batch" in BatchNorm (2021), section 3.2.
     """
-    sums, count, params = {}, 0, values(params)
+    found, count, params = {}, 0, values(params)
     for x in batches:
         count += 1
         for name, layer in net.layers.items():
             if isinstance(layer, BatchNorm):
-                rows = x.reshape(-1, x.shape[-1])
-                moments = np.stack([rows.mean(0), (rows * rows).mean(0)])
-                sums[name] = sums[name] + moments if name in sums else moments
+                found[name] = _pooled(found.get(name), x, 1 / count)
             x = _apply(layer, params.get(name), x)
     if count == 0:
         raise ValueError("standing_statistics: no batches; expected at least one")
-    found = {}
-    for name, moments in sums.items():
-        mean, mean_square = moments / moments.dtype.type(count)
-        found[name] = {"mean": mean, "variance": np.maximum(mean_square - mean * mean, 0)}
     return found
+
+
+def _pooled(so_far, x, share):
+    """Moments of all batches, of which the last, x, is a share: no E x² − (E x)², which cancels."""
+    axes = tuple(range(x.ndim - 1))
+    centre = block_mean(x, axes=axes)
+    mean, variance = centre.reshape(-1), block_mean((x - centre) ** 2, axes=axes).reshape(-1)
+    if so_far is None:
+        return {"mean": mean, "variance": variance}
+    step, bend = mean - so_far["mean"], variance - so_far["variance"]
+    return {
+        "mean": so_far["mean"] + step * share,
+        "variance": so_far["variance"] + bend * share + step * step * (share * (1 - share)),
+    }
 
 
 def _apply(layer, params, x):
@@ -156,4 +166,4 @@ def _size(size, both=True):
 
 def count_parameters(tree):
     """How many numbers a tree of parameters holds."""
-    return sum(prod(a.shape) for a in trees.leaves(tree))
+    return sum(math.prod(a.shape) for a in trees.leaves(tree))
