@@ -53,17 +53,18 @@ PRIORS = {"normal": normal_prior, "uniform": uniform_prior}
 
 DEFAULT = dict(
     data="digits", model="dcgan28", width=0.5, kernel=4, norm="batch", critic_norm=None,
-    loss="non-saturating", penalty="1-gp", weight=1.0, optimizer="adam", lr_g=2e-4, lr_d=2e-4,
+    loss="non-saturating", penalty="0-gp", weight=1.0, optimizer="adam", lr_g=5e-4, lr_d=5e-4,
     betas=(0.5, 0.999), clip=None, average=False, batch=64, critic_steps=1, generator_steps=1,
     prior="normal", steps=3000,
 )  # fmt: skip
 PRESETS = {  # what differs from the default; sources in the comments
     "digits": {},
     # Patel & Siddiki, Effects of Gradient Penalty on GANs: λ 0, 1, 10 by --weight (0 is none)
-    "p0": dict(width=1.0, prior="uniform", steps=4000),
+    "p0": dict(width=1.0, penalty="1-gp", lr_g=2e-4, lr_d=2e-4, prior="uniform", steps=4000),
     # Analyzing Stability and Properties of GANs: DCGAN, its Table 1 and 2
     "p4-dcgan": dict(
-        model="dcgan32", width=1.0, penalty="none", average=True, batch=128, steps=39000,
+        model="dcgan32", width=1.0, penalty="none", lr_g=2e-4, lr_d=2e-4, average=True,
+        batch=128, steps=39000,
     ),
     # the same, WGAN, Table 4 and 5; the rate 5e-4 in its text is a misprint
     "p4-wgan": dict(
@@ -72,7 +73,8 @@ PRESETS = {  # what differs from the default; sources in the comments
     ),
     # Gulrajani et al. (2017): images, with layer norm in place of batch norm in the critic
     "wgan-gp": dict(
-        model="dcgan32", width=1.0, critic_norm="layer", loss="wasserstein", weight=10.0,
+        model="dcgan32", width=1.0, critic_norm="layer", loss="wasserstein", penalty="1-gp",
+        weight=10.0,
         lr_g=1e-4, lr_d=1e-4, betas=(0.5, 0.9), critic_steps=5, steps=20000,
     ),
 }  # fmt: skip
