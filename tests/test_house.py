@@ -289,7 +289,7 @@ def rules_of(op):
 def test_the_primitives_of_the_core_are_found():
     core = {"engine.add", "ops.matmul", "ops.concatenate"}
     convolutions = {"conv.conv2d", "conv.conv2d_transpose", "conv.conv2d_weight_grad"}
-    norms = {"norms.standardise", "norms.project", "norms.scale_shift", "norms.feature_dot"}
+    norms = {"norms.standardise", "norms.project", "norms.standard_dot"}
     assert {f"tinygan.{name}" for name in core | convolutions | norms} <= set(PRIMITIVES)
     assert len(PRIMITIVES) >= 50
 

@@ -112,12 +112,20 @@ def sample(op, inputs, reference, call=None, label=""):
     SAMPLES.append(Sample(op, inputs, call or op, reference, f"{op.__name__}-{label}"))
 
 
-def standardise(a, axes, eps):
-    return norms.standardise(a, *statistics(a, axes, eps), axes=axes, eps=eps)
+def standardise(a, axes, eps, scale=1.0, shift=0.0):
+    return norms.standardise(a, *statistics(a, axes, eps), scale, shift, axes=axes, eps=eps)
 
 
-def project(h, a, axes, eps):
-    return norms.project(h, a, *statistics(a, axes, eps), axes=axes, eps=eps)
+def project(h, a, axes, eps, scale=1.0):
+    return norms.project(h, a, *statistics(a, axes, eps), scale, axes=axes, eps=eps)
+
+
+def standard_dot(h, a, axes, eps):
+    return norms.standard_dot(h, a, *statistics(a, axes, eps), axes=axes, eps=eps)
+
+
+def feature_sum(a):
+    return mean_by_hand(a, axes_of("batch", a.shape)).reshape(-1) * (a.size // a.shape[-1])
 
 
 for _shape, _axes in [
@@ -144,6 +152,7 @@ for _shape, _axes in [
             lambda a, k=_way: statistics(a, **k)[1],
             _label,
         )
+        _scale, _shift = 1 + normal(_shape[-1], seed=3), normal(_shape[-1], seed=4)
         sample(
             norms.standardise,
             [_a],
@@ -152,22 +161,33 @@ for _shape, _axes in [
             _label,
         )
         sample(
+            norms.standardise,
+            [_a, _scale, _shift],
+            lambda a, b, c, k=_way: b * standardised_by_hand(a, **k) + c,
+            lambda a, b, c, k=_way: standardise(a, **k, scale=b, shift=c),
+            f"scaled,{_label}",
+        )
+        sample(
             norms.project,
             [_h, _a],
             lambda h, a, k=_way: projected_by_hand(h, a, **k),
             lambda h, a, k=_way: project(h, a, **k),
             _label,
         )
-for _shape in SHAPES:
-    sample(norms.scale_shift, setting(_shape), lambda x, a, b: x * a + b, label=_shape)
-    sample(
-        norms.feature_dot,
-        [normal(*_shape, seed=3), normal(*_shape, seed=4)],
-        lambda a, b: (
-            mean_by_hand(a * b, axes_of("batch", a.shape)).reshape(-1) * (a.size // a.shape[-1])
-        ),
-        label=_shape,
-    )
+        sample(
+            norms.project,
+            [_h, _a, _scale],
+            lambda h, a, b, k=_way: projected_by_hand(h * b, a, **k),
+            lambda h, a, b, k=_way: project(h, a, **k, scale=b),
+            f"scaled,{_label}",
+        )
+        sample(
+            norms.standard_dot,
+            [_h, _a],
+            lambda h, a, k=_way: feature_sum(h * standardised_by_hand(a, **k)),
+            lambda h, a, k=_way: standard_dot(h, a, **k),
+            _label,
+        )
 
 
 def has_rule(op):
@@ -183,7 +203,7 @@ each_differentiable = pytest.mark.parametrize(
 def test_every_primitive_has_a_sample():
     missing = set(PRIMITIVES) - {s.op.__name__ for s in SAMPLES}
     assert not missing, f"give each of {sorted(missing)} a sample() in this file"
-    assert len(PRIMITIVES) >= 6
+    assert len(PRIMITIVES) >= 5
 
 
 @each_sample
@@ -225,20 +245,22 @@ def test_statistics_are_constants_and_no_way_down():
     a = track(normal(4, 3))
     mean, r = statistics(a, (0,), 1e-5)
     assert type(mean) is np.ndarray and type(r) is np.ndarray
-    y = norms.standardise(a, *track([mean, r]), axes=(0,), eps=1e-5)
+    y = norms.standardise(a, *track([mean, r]), 1.0, 0.0, axes=(0,), eps=1e-5)
     assert [x for x, _ in y.edges] == [a]
-    y = norms.project(normal(4, 3), a, *track([mean, r]), axes=(0,), eps=1e-5)
-    assert [x for x, _ in y.edges] == [a]
+    for y in (
+        norms.project(normal(4, 3), a, *track([mean, r]), 1.0, axes=(0,), eps=1e-5),
+        norms.standard_dot(normal(4, 3), a, *track([mean, r]), axes=(0,), eps=1e-5),
+    ):
+        assert [x for x, _ in y.edges] == [a]
 
 
 @pytest.mark.parametrize(
     "axes, mixes", [((0,), True), ((0, 1, 2), True), ((1,), False), ((1, 2, 3), False)]
 )
 def test_an_op_mixes_samples_if_its_axes_have_the_batch(axes, mixes):
-    for op in (norms.standardise, norms.project):
+    for op in (norms.standardise, norms.project, norms.standard_dot):
         assert op.mixes_samples({"axes": axes, "eps": 1e-5}) is mixes
-    for op in (norms.scale_shift, norms.feature_dot, ops.affine):
-        assert not op.mixes_samples({})
+    assert not ops.affine.mixes_samples({})
 
 
 # The functions
@@ -684,7 +706,15 @@ def test_threads_share_large_batches_only(monkeypatch):
     )
     for samples, expected in [(4, (1, False)), (15, (4, False)), (16, (4, True)), (17, (5, True))]:
         seen.clear()
-        norms.scale_shift(np.ones((samples, 16)), np.ones(16), np.zeros(16))
+        norms.standardise.fn(
+            np.ones((samples, 16)),
+            np.zeros((1, 16)),
+            np.ones((1, 16)),
+            1.0,
+            0.0,
+            axes=(0,),
+            eps=0.0,
+        )
         assert seen == [expected]
 
 

@@ -3,11 +3,20 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tinygan import ops
 from tinygan.study.fields import gradient_field, grid_points, value_surface
-from tinygan.study.plots import as_bytes, toy_evolution, toy_summary
+from tinygan.study.plots import (
+    as_bytes,
+    image_grid,
+    image_panels,
+    tile,
+    toy_evolution,
+    toy_summary,
+    training_curves,
+)
 from tinygan.train import History, Record
 
 
@@ -61,3 +70,110 @@ def test_pictures_are_drawn_without_pyplot(tmp_path):
     import sys
 
     assert "matplotlib.pyplot" not in sys.modules
+
+
+# Images
+
+
+def images_of(n, height, width, channels, seed=0):
+    """No pixel is white: white is what lies between images."""
+    return np.random.default_rng(seed).integers(0, 255, (n, height, width, channels), np.uint8)
+
+
+def opened(png):
+    picture = Image.open(io.BytesIO(png))
+    picture.load()  # all of it can be read
+    assert picture.format == "PNG"
+    return picture
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("n, columns, rows", [(6, 3, 2), (7, 3, 3), (2, 3, 1), (1, 1, 1)])
+def test_images_stand_row_by_row_on_white(n, columns, rows, channels):
+    """Of 4×5 pixels each; the last row may be ragged."""
+    images = images_of(n, 4, 5, channels)
+    sheet = tile(images, columns)
+    assert sheet.shape == (rows * 6 - 2, columns * 7 - 2, channels) and sheet.dtype == np.uint8
+    rest = sheet.copy()
+    for i, image in enumerate(images):
+        top, left = i // columns * 6, i % columns * 7
+        np.testing.assert_array_equal(sheet[top : top + 4, left : left + 5], image)
+        rest[top : top + 4, left : left + 5] = 255
+    assert (rest == 255).all()  # the gaps, and what the last row lacks
+
+
+def test_a_tile_is_no_view_of_the_images():
+    images = images_of(1, 3, 3, 1)
+    tile(images, 1)[:] = 7
+    np.testing.assert_array_equal(images, images_of(1, 3, 3, 1))
+
+
+@pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])
+@pytest.mark.parametrize("zoom", [1, 3])
+def test_a_grid_holds_the_pixels_of_the_images(channels, mode, zoom):
+    images = images_of(5, 4, 6, channels)
+    picture = opened(as_bytes(image_grid, images=images, columns=3, zoom=zoom))
+    assert picture.mode == mode
+    assert picture.size == ((3 * 8 - 2) * zoom, (2 * 6 - 2) * zoom)  # across, then down
+    pixels = np.asarray(picture).reshape(picture.height, picture.width, channels)
+    sheet = tile(images, 3)
+    for down in range(zoom):
+        for across in range(zoom):
+            np.testing.assert_array_equal(pixels[down::zoom, across::zoom], sheet)
+
+
+def test_a_grid_is_ten_across_and_doubled_unless_told(tmp_path):
+    image_grid(tmp_path / "grid.png", images=images_of(11, 3, 3, 1))
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (2 * (10 * 5 - 2), 2 * (2 * 5 - 2))
+
+
+def test_panels_show_their_images_beside_each_other():
+    """Three panels in four colours: each of them holds its own, in its third of the picture."""
+    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+    panels = [
+        (f"panel {i}", np.full((4, 8, 8, 3), colour, np.uint8)) for i, colour in enumerate(colours)
+    ]
+    picture = opened(as_bytes(image_panels, panels=panels, columns=2))
+    assert picture.size == (3 * 640, 680)
+    pixels = np.asarray(picture.convert("RGB")).astype(int)
+    for i, colour in enumerate(colours):
+        there = (abs(pixels - colour).max(2) < 3).mean(0)  # by column of the picture
+        third = slice(i * 640, (i + 1) * 640)
+        assert there[third].mean() > 0.5
+        assert there.sum() == pytest.approx(there[third].sum())
+
+
+def test_panels_show_grey_images_as_grey():
+    images = np.full((1, 8, 8, 1), 77, np.uint8)
+    picture = opened(as_bytes(image_panels, panels=[("grey", images)]))
+    assert picture.size == (640, 680)
+    pixels = np.asarray(picture.convert("RGB"))
+    assert (pixels == 77).all(2).mean() > 0.005  # one image of ten in a row
+    assert (pixels.max(2) == pixels.min(2)).all()  # no colour anywhere
+
+
+def test_training_curves_hold_both_sides_and_a_penalty_if_there_is_one():
+    def curves(penalty):
+        records = [Record(i, 1 / i, penalty / i, 2.0 - 1 / i, 3.0, 4.0 / i) for i in range(1, 301)]
+        png = as_bytes(training_curves, title="a run", history=History(records))
+        picture = opened(png)
+        assert picture.size == (1170, 468)
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+    def shows(pixels, colour):
+        return (abs(pixels - colour).max(2) < 25).sum() > 100
+
+    blue, orange, green = (0, 114, 178), (213, 94, 0), (0, 158, 115)
+    without, with_one = curves(0.0), curves(1.5)
+    for pixels in (without, with_one):
+        for half in (pixels[:, :585], pixels[:, 585:]):  # losses, gradient norms
+            assert shows(half, blue) and shows(half, orange)
+    assert not shows(without, green)
+    assert shows(with_one[:, :585], green) and not shows(with_one[:, 585:], green)
+
+
+def test_training_curves_of_a_single_iteration_without_gradients():
+    """A norm of 0 has no place on a logarithmic axis."""
+    history = History([Record(1, 0.5, 0.0, 0.7, 0.0, 1.0)])
+    assert opened(as_bytes(training_curves, title="one", history=history)).size == (1170, 468)

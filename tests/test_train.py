@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import record_optimisers as recorder
 
-from tinygan import losses, models, ops, optim, penalties, tree
+from tinygan import losses, models, nn, ops, optim, parallel, penalties, tree
 from tinygan.backend import Stream
 from tinygan.engine import grad_values, track
 from tinygan.penalties import Penalty, clip_weights
@@ -22,7 +22,9 @@ from tinygan.train import (
     critic_step,
     generator_gradients,
     generator_step,
+    normal_prior,
     train,
+    uniform_prior,
 )
 
 PAIR = models.mlp_pair(2, 3, 6, 2, activation=ops.tanh)
@@ -656,11 +658,215 @@ def test_the_players_of_a_diverged_run_are_finite_even_if_an_update_overflowed(s
     assert np.isfinite(flat(caught.value.players[:2])).all()
 
 
+# Priors and generator steps
+
+
+def test_the_normal_prior_is_the_streams_normal_numbers():
+    z = normal_prior(Stream(3), (20000, 2), np.float32)
+    np.testing.assert_array_equal(z, Stream(3).normal((20000, 2)))
+    assert z.dtype == np.float32 and abs(z.mean()) < 0.02
+    assert z.std() == pytest.approx(1, abs=0.02) and abs(z).max() > 3
+    assert normal_prior(Stream(3), (2, 2), np.float64).dtype == np.float64
+
+
+def test_the_uniform_prior_fills_minus_one_to_one():
+    """A variance of ⅓, no correlation, and half the points on each side of 0."""
+    z = uniform_prior(Stream(3), (20000, 2), np.float32)
+    np.testing.assert_array_equal(z, 2 * Stream(3).uniform((20000, 2)) - 1)
+    assert z.dtype == np.float32 and uniform_prior(Stream(3), (2, 2), np.float64).dtype == float
+    assert -1 <= z.min() < -0.999 and 0.999 < z.max() < 1
+    assert abs(z.mean()) < 0.02 and z.var() == pytest.approx(1 / 3, abs=0.01)
+    assert abs(np.corrcoef(z.T)[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize("prior", [normal_prior, uniform_prior])
+def test_a_prior_goes_on_where_its_stream_is(prior):
+    stream = Stream(3)
+    first, second = prior(stream, (5, 2), np.float32), prior(stream, (5, 2), np.float32)
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, prior(Stream(3), (5, 2), np.float32))
+
+
+class Watched:
+    """The generator of the pair, with its inputs in ``seen``."""
+
+    init = PAIR.generator.init
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, params, z):
+        self.seen.append(z)
+        return PAIR.generator(params, z)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_prior_draws_every_batch_of_latent_points(dtype):
+    """From the run's own stream for them, child 1, in the dtype of the weights."""
+    watched, shapes = Watched(), []
+
+    def prior(stream, shape, dtype):
+        shapes.append((shape, dtype))
+        return uniform_prior(stream, shape, dtype)
+
+    gan = GAN(watched, PAIR.critic, optim.SGD(0.1), optim.SGD(0.1))
+    start = gan.init(Stream(0), dtype)
+    sample = lambda n, stream: stream.normal((n, 2), dtype)  # noqa: E731
+    run(gan, steps=2, critic_steps=2, start=start, sample=sample, prior=prior)
+    assert shapes == [((8, 3), dtype)] * 6
+    points = Stream(1).child(1)
+    assert len(watched.seen) == 6
+    for z in watched.seen:
+        assert z.dtype == dtype
+        np.testing.assert_array_equal(z, uniform_prior(points, (8, 3), dtype))
+
+
+def test_without_a_prior_the_points_are_normal():
+    one, other = run(game()), run(game(), prior=normal_prior)
+    assert same(one.players, other.players)
+    assert not same(one.players, run(game(), prior=uniform_prior).players)
+
+
+def test_every_generator_step_has_fresh_latent_points():
+    """A batch of data and one of points for each critic step, then points alone."""
+    watched, batches = Watched(), []
+
+    def sample(n, stream):
+        batches.append(n)
+        return ring(n, stream)
+
+    gan = GAN(watched, PAIR.critic, optim.SGD(0.1), optim.SGD(0.1))
+    run(gan, steps=3, sample=sample, critic_steps=2, generator_steps=4)
+    assert len(batches) == 3 * 2
+    assert len(watched.seen) == len({z.tobytes() for z in watched.seen}) == 3 * (2 + 4)
+
+
+def test_generator_steps_are_the_steps_written_out():
+    gan = game(penalty=penalties.zero_gp())
+    found = run(gan, steps=2, generator_steps=3, schedule=lambda step: 0.5)
+    players, stream = gan.init(Stream(0)), Stream(1)
+    data, points, noise = (stream.child(i) for i in range(3))
+    for record in found.history.records:
+        real, z = ring(8, data), points.normal((8, 3))
+        players, _ = critic_step(gan, players, real, z, gan.penalty.draw(noise, real), 0.1)
+        for _ in range(3):
+            players, last = generator_step(gan, players, points.normal((8, 3)), 0.025)
+        assert record.generator_loss == last.loss  # of the last of the three
+    assert same(found.players, players) and len(found.history.records) == 2
+
+
+# Batch norm
+
+
+TINY = models.dcgan32(1, 1 / 64)
+
+
+def conv_game(**choices):
+    adam = optim.Adam(2e-3, (0.5, 0.999))
+    return GAN(*TINY, adam, adam, **choices)
+
+
+def stripes(n, stream):
+    """Images of 32×32 with bright rows, each image as bright as it happens to be."""
+    image = np.tile(np.array([[1.0], [-1.0]], np.float32), (16, 32))[..., None]
+    return image * stream.uniform((n, 1, 1, 1))
+
+
+def conv_run(gan, steps=3, batch=8, **choices):
+    start = gan.init(Stream(0))
+    return train(gan, start, stripes, steps, Stream(1), batch=batch, latent=100, **choices)
+
+
+def scales(params):
+    return np.concatenate([a for path, a in tree.paths(params) if path.endswith("scale")])
+
+
+def test_a_convolutional_gan_with_batch_norm_trains():
+    """Every array moves, and the generator's rows become bright and dark by turns."""
+    gan = conv_game()
+    assert gan.generator.mixes_samples and gan.critic.mixes_samples
+    start, found = gan.init(Stream(0)), conv_run(gan, steps=40)
+    for before, after in zip(tree.paths(start[:2]), tree.paths(found.players[:2]), strict=True):
+        assert before[0] == after[0] and not np.array_equal(before[1], after[1]), before[0]
+    assert found.history.records[0].critic_loss == pytest.approx(2 * math.log(2), abs=0.3)
+
+    def likeness(params):
+        rows = gan.generator(params, Stream(9).normal((64, 100))).mean((0, 2, 3))
+        return np.corrcoef(rows, np.tile([1, -1], 16))[0, 1]
+
+    assert likeness(start.generator) < 0.3 and likeness(found.players.generator) > 0.7
+
+
+def test_a_convolutional_gan_with_batch_norm_is_reproducible():
+    one, again = conv_run(conv_game()), conv_run(conv_game())
+    assert same(one.players, again.players) and one.history == again.history
+
+
+def test_two_threads_give_the_same_bits_twice(monkeypatch):
+    """However small the ops are: all that can be cut in two is."""
+    monkeypatch.setattr("tinygan.conv.PAYS", 1)
+    monkeypatch.setattr("tinygan.norms.PAYS", 1)
+    monkeypatch.setattr("tinygan.ops.PAYS", 1)
+    cut, alone = [], parallel._alone
+    monkeypatch.setattr(parallel, "_alone", lambda *args: cut.append(1) or alone(*args))
+    with parallel.threads(2):
+        one, again = conv_run(conv_game()), conv_run(conv_game())
+    assert len(cut) > 100
+    assert same(one.players, again.players) and one.history == again.history
+    found = conv_run(conv_game(), steps=1).history.records[0]
+    assert one.history.records[0][1:4] == pytest.approx(found[1:4], rel=1e-4)
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_clipping_takes_the_scales_of_batch_norm_only_if_asked(everything):
+    """They start at 1 ± .02, and one step of 2e-3 moves them no further than that."""
+    gan = conv_game(loss=losses.WASSERSTEIN, clip=0.01, clip_everything=everything)
+    d = conv_run(gan, steps=1).players.critic
+    weights = [a for path, a in tree.paths(d) if path.endswith("weight")]
+    limit = np.float32(0.01)
+    assert max(abs(a).max() for a in weights) == limit
+    if everything:
+        assert (scales(d) == limit).all()
+    else:
+        assert (scales(d) > 0.9).all()
+
+
+def test_scales_are_left_alone_unless_asked():
+    assert not conv_game(clip=0.01).clip_everything
+    assert conv_game().clip is None
+
+
+def test_one_batch_of_both_is_refused_to_a_critic_that_mixes_samples():
+    with pytest.raises(ValueError, match="one_batch with a critic that uses batch norm"):
+        conv_game(one_batch=True)
+    layered = models.dcgan32(1, 1 / 64, norm=nn.LayerNorm)
+    adam = optim.Adam(1e-3)
+    assert not layered.critic.mixes_samples
+    assert GAN(*layered, adam, adam, one_batch=True).one_batch
+    # Batch norm in the generator alone is no objection.
+    assert GAN(TINY.generator, layered.critic, adam, adam, one_batch=True).one_batch
+    assert GAN(*PAIR, adam, adam, one_batch=True).one_batch  # a critic that says nothing of it
+
+
+def test_real_and_fake_samples_go_through_batch_norm_apart():
+    gan = conv_game()
+    players = gan.init(Stream(0), np.float64)
+    real, z = Stream(2).normal((4, 32, 32, 1), np.float64), Stream(3).normal((4, 100), np.float64)
+    fake = gan.generator(players.generator, z)
+    apart = [gan.critic(players.critic, x) for x in (real, fake)]
+    found = critic_gradients(gan, players, real, z)
+    assert float(found.loss) == pytest.approx(float(gan.loss.critic(*apart, False)), rel=1e-12)
+    both = gan.critic(players.critic, np.concatenate([real, fake]))
+    assert not np.allclose(both[:4], apart[0], rtol=1e-3)
+
+
 # Bad input
 
 
 @pytest.mark.parametrize("size", [0, -1])
-@pytest.mark.parametrize("name", ["batch", "latent", "critic_steps", "record_every"])
+@pytest.mark.parametrize(
+    "name", ["batch", "latent", "critic_steps", "generator_steps", "record_every"]
+)
 def test_sizes_below_one_are_errors_before_any_work(name, size):
     def sample(n, stream):
         raise AssertionError("no work was to be done")

@@ -23,8 +23,8 @@ from tinygan.engine import primitive, sum_to
 from tinygan.ops import add, multiply, negative, rsqrt, square, subtract
 from tinygan.parallel import blocks
 
-BLOCK = 1 << 17  # elements at a time: a block's passes find it in the cache
-PAYS = 1 << 18  # elements from which the batch is split over threads
+BLOCK = 1 << 18  # elements at a time: a block's passes find it in the cache
+PAYS = 1 << 20  # elements from which the batch is split over threads
 
 
 def _mixes(*, axes, **_):
@@ -73,38 +73,49 @@ def block_inverse_deviation(a, mean, *, axes, eps):
 
 
 @primitive(cross_sample=_mixes)
-def standardise(a, mean, r, *, axes, eps):
-    """a less its mean, times r, its inverse deviation: mean 0 and variance 1 over the axes.
+def standardise(a, mean, r, scale, shift, *, axes, eps):
+    """a moved to mean 0 and variance 1 over the axes, then scaled and shifted by feature.
 
-    y = r·(a − mean), with mean and r those of a
+    y = scale·â + shift, â = r·(a − mean), with mean and r those of a
 
-    Gradient: ā = project(ȳ): the whole derivative, through mean and r too; theirs are absent
+    Shapes: a (N, ..., C), scale and shift (C,), or numbers.
+    Gradient: ā = project(ȳ): the whole derivative, through mean and r too; theirs are absent;
+        s̄cale = Σ ȳ·â; s̄hift = Σ ȳ
     """
     y = array_module(a).empty_like(a)
+    slope = r * scale
 
     def part(i, j):
         rows = y[i:j]
         np.subtract(a[i:j], _samples(mean, i, j), out=rows)
-        rows *= _samples(r, i, j)
+        rows *= _samples(slope, i, j)
+        rows += shift
 
     _each_block(a, part)
     return y
 
 
 @primitive(cross_sample=_mixes)
-def project(h, a, mean, r, *, axes, eps):
+def project(h, a, mean, r, scale, *, axes, eps):
     """The adjoint of :func:`standardise`: what of h changes neither the mean nor the deviation.
 
-    y = r·(h − mean h − â·mean(h·â)), â = r·(a − mean)
+    y = r·(k − mean k − â·mean(k·â)), â = r·(a − mean), k = h·scale
 
-    Gradient: h̄ = project(ȳ); ā as derived at the top of this file
+    Shapes: h, a, y (N, ..., C), scale (C,), or a number.
+    Gradient: with p = project(ȳ) of scale 1, h̄ = p·scale; s̄cale = Σ p·h; ā as derived at the top
+        of this file
     """
-    centre = _mean(h, axes, lambda i, j: h[i:j])
+    if 0 in axes:  # a feature's own scale can wait until the end
+        inner, outer = 1.0, r * scale
+    else:
+        inner, outer = scale, r
+    given = (lambda i, j: h[i:j]) if type(inner) is float else (lambda i, j: h[i:j] * inner)
+    centre = _mean(h, axes, given)
 
     def products(i, j):
-        return (a[i:j] - _samples(mean, i, j)) * h[i:j]
+        return (a[i:j] - _samples(mean, i, j)) * given(i, j)
 
-    # r·â·mean(h·â) = (a − mean)·r³·mean(h·(a − mean))
+    # â·mean(k·â) = (a − mean)·r²·mean(k·(a − mean))
     slope = r * r * _mean(h, axes, products)
     y = array_module(h).empty_like(h)
 
@@ -112,16 +123,70 @@ def project(h, a, mean, r, *, axes, eps):
         rows = y[i:j]
         offset = a[i:j] - _samples(mean, i, j)
         offset *= _samples(slope, i, j)
-        np.subtract(h[i:j], _samples(centre, i, j), out=rows)
+        np.subtract(given(i, j), _samples(centre, i, j), out=rows)
         rows -= offset
-        rows *= _samples(r, i, j)
+        rows *= _samples(outer, i, j)
 
     _each_block(h, part)
     return y
 
 
-def _project_rule_in_a(u, y, h, a, mean, r, *, axes, eps):
-    unit = _standardised(a, axes, eps)
+@primitive(cross_sample=_mixes)
+def standard_dot(h, a, mean, r, *, axes, eps):
+    """The sum of products with the standardised values, by feature.
+
+    y[c] = Σ h[..., c]·â[..., c], â = r·(a − mean)
+
+    Shapes: h, a (N, ..., C), y (C,).
+    Gradient: h̄ = â·ȳ; ā = project(h) of scale ȳ
+    """
+
+    of_batch = 0 in axes  # r is then the same for all samples, and can wait until the end
+
+    def products(i, j):
+        product = (a[i:j] - _samples(mean, i, j)) * h[i:j]
+        return product if of_batch else product * _samples(r, i, j)
+
+    y = _mean(a, tuple(range(a.ndim - 1)), products).reshape(-1)
+    y = y * a.dtype.type(a.size // a.shape[-1])
+    return y * r.reshape(-1) if of_batch else y
+
+
+standardise.vjp(
+    lambda g, y, a, mean, r, scale, shift, *, axes, eps: project(
+        g, a, mean, r, scale, axes=axes, eps=eps
+    ),
+    None,
+    None,
+    lambda g, y, a, mean, r, scale, shift, *, axes, eps: standard_dot(
+        g, a, mean, r, axes=axes, eps=eps
+    ),
+    lambda g, y, a, mean, r, scale, shift, *, axes, eps: g,
+)
+project.vjp(
+    lambda g, y, h, a, mean, r, scale, *, axes, eps: multiply(
+        project(g, a, mean, r, 1.0, axes=axes, eps=eps), scale
+    ),
+    lambda g, y, h, a, mean, r, scale, *, axes, eps: _bend(g, multiply(h, scale), a, axes, eps),
+    None,
+    None,
+    lambda g, y, h, a, mean, r, scale, *, axes, eps: multiply(
+        project(g, a, mean, r, 1.0, axes=axes, eps=eps), h
+    ),
+)
+standard_dot.vjp(
+    lambda g, y, h, a, mean, r, *, axes, eps: multiply(
+        standardise(a, mean, r, 1.0, 0.0, axes=axes, eps=eps), g
+    ),
+    lambda g, y, h, a, mean, r, *, axes, eps: project(h, a, mean, r, g, axes=axes, eps=eps),
+    None,
+    None,
+)
+
+
+def _bend(u, h, a, axes, eps):
+    """The gradient of ⟨u, project(h)⟩ in a, as derived at the top of this file."""
+    unit = _standardised(a, 1.0, 0.0, axes, eps)
     r = inverse_deviation(a, axes, eps)
     on_u, on_h = mean_over(multiply(u, unit), axes), mean_over(multiply(h, unit), axes)
     u, h = subtract(u, mean_over(u, axes)), subtract(h, mean_over(h, axes))
@@ -130,65 +195,10 @@ def _project_rule_in_a(u, y, h, a, mean, r, *, axes, eps):
     return negative(multiply(square(r), bent))
 
 
-standardise.vjp(
-    lambda g, y, a, mean, r, *, axes, eps: project(g, a, mean, r, axes=axes, eps=eps), None, None
-)
-project.vjp(
-    lambda g, y, h, a, mean, r, *, axes, eps: project(g, a, mean, r, axes=axes, eps=eps),
-    _project_rule_in_a,
-    None,
-    None,
-)
-
-
-@primitive
-def scale_shift(x, scale, shift):
-    """Each feature scaled and shifted.
-
-    y = x·scale + shift
-
-    Shapes: x (N, ..., C), scale and shift (C,).
-    Gradient: x̄ = ȳ·scale; s̄cale = Σ ȳ·x; s̄hift = Σ ȳ
-    """
-    y = array_module(x).empty_like(x)
-
-    def part(i, j):
-        np.multiply(x[i:j], scale, out=y[i:j])
-        y[i:j] += shift
-
-    _each_block(x, part)
-    return y
-
-
-@primitive
-def feature_dot(a, b):
-    """The sum of products of each feature.
-
-    y[c] = Σ a[..., c]·b[..., c]
-
-    Shapes: a and b (N, ..., C), y (C,).
-    Gradient: ā = b·ȳ; b̄ = a·ȳ
-    """
-    axes = tuple(range(a.ndim - 1))
-    mean = _mean(a, axes, lambda i, j: a[i:j] * b[i:j])
-    return mean.reshape(-1) * a.dtype.type(a.size // a.shape[-1])
-
-
-scale_shift.vjp(
-    lambda g, y, x, scale, shift: multiply(g, scale),
-    lambda g, y, x, scale, shift: feature_dot(g, x),
-    lambda g, y, x, scale, shift: g,
-)
-feature_dot.vjp(
-    lambda g, y, a, b: multiply(b, g),
-    lambda g, y, a, b: multiply(a, g),
-)
-
-
-def _standardised(a, axes, eps):
+def _standardised(a, scale, shift, axes, eps):
     mean = block_mean(a, axes=axes)
     r = block_inverse_deviation(a, mean, axes=axes, eps=eps)
-    return standardise(a, mean, r, axes=axes, eps=eps)
+    return standardise(a, mean, r, scale, shift, axes=axes, eps=eps)
 
 
 def batch_norm(x, scale, shift, eps=1e-5):
@@ -208,7 +218,7 @@ def batch_norm(x, scale, shift, eps=1e-5):
             f"batch_norm: x of shape {x.shape} has fewer than two values of each feature, so no "
             "variance; expected a larger batch, or standing statistics"
         )
-    return scale_shift(_standardised(x, tuple(range(x.ndim - 1)), eps), scale, shift)
+    return _standardised(x, scale, shift, tuple(range(x.ndim - 1)), eps)
 
 
 def layer_norm(x, scale, shift, eps=1e-5):
@@ -222,7 +232,7 @@ def layer_norm(x, scale, shift, eps=1e-5):
     Shapes: x, y (N, ..., C), scale and shift (C,).
     Source: Ba, Kiros & Hinton (2016); Gulrajani et al. (2017).
     """
-    return scale_shift(_standardised(x, tuple(range(1, x.ndim)), eps), scale, shift)
+    return _standardised(x, scale, shift, tuple(range(1, x.ndim)), eps)
 
 
 def standing_norm(x, mean, variance, scale, shift, eps=1e-5):
@@ -233,7 +243,7 @@ def standing_norm(x, mean, variance, scale, shift, eps=1e-5):
     Shapes: x, y (N, ..., C), the others (C,).
     """
     slope = multiply(scale, rsqrt(add(variance, eps)))
-    return scale_shift(subtract(x, mean), slope, shift)
+    return add(multiply(subtract(x, mean), slope), shift)
 
 
 def _samples(statistic, i, j):

@@ -1,7 +1,7 @@
 """A network as a list of named layers, from one sample's shape to another's."""
 
-from dataclasses import dataclass
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
