@@ -384,17 +384,17 @@ def test_the_table_of_a_small_network():
     assert str(generator(3, (4, 2), 1)) == "\n".join(
         [
             "generator 3 to 16×16",
-            "        input                                   3",
-            "pixel   Reshape                             1×1×3",
-            "conv0   ConvTranspose 4×4 stride 1          4×4×4  192",
-            "norm0   BatchNorm                           4×4×4    8",
-            "relu0   relu                                4×4×4",
-            "conv1   ConvTranspose 4×4 stride 2 pad 1    8×8×2  128",
-            "norm1   BatchNorm                           8×8×2    4",
-            "relu1   relu                                8×8×2",
-            "conv2   ConvTranspose 4×4 stride 2 pad 1  16×16×1   32",
-            "output  tanh                              16×16×1",
-            "        total                                      364",
+            "        input                                           3",
+            "pixel   Reshape                                     1×1×3",
+            "conv0   ConvTranspose 4×4 stride 1 no bias          4×4×4  192",
+            "norm0   BatchNorm                                   4×4×4    8",
+            "relu0   relu                                        4×4×4",
+            "conv1   ConvTranspose 4×4 stride 2 pad 1 no bias    8×8×2  128",
+            "norm1   BatchNorm                                   8×8×2    4",
+            "relu1   relu                                        8×8×2",
+            "conv2   ConvTranspose 4×4 stride 2 pad 1 no bias  16×16×1   32",
+            "output  tanh                                      16×16×1",
+            "        total                                              364",
         ]
     )
 
@@ -447,13 +447,35 @@ def test_standing_statistics_are_the_pooled_moments_of_equal_batches():
         np.testing.assert_allclose(found[name]["variance"], pooled.var((0, 1, 2)), rtol=1e-11)
 
 
-def test_the_mean_of_uneven_batches_is_that_of_their_means():
+def test_every_sample_of_uneven_batches_counts_alike():
     net = Net("norm", (1,), {"norm": nn.BatchNorm(1)})
     batches = [np.array([[0.0], [2.0]]), np.array([[4.0], [4.0], [7.0]])]
     found = standing_statistics(net, net.init(Stream(0), np.float64), batches)["norm"]
-    assert found["mean"] == pytest.approx([3.0])
-    # E x² is 2 and 27; (2 + 27)/2 − 9
-    assert found["variance"] == pytest.approx([5.5])
+    values = np.array([0.0, 2.0, 4.0, 4.0, 7.0])
+    assert found["mean"] == pytest.approx([values.mean()])
+    assert found["variance"] == pytest.approx([values.var()])
+
+
+def test_statistics_that_are_missing_and_batches_of_another_shape_are_errors():
+    net = Net("norm", (1,), {"norm": nn.BatchNorm(1)})
+    params = net.init(Stream(0), np.float64)
+    with pytest.raises(ValueError, match="no statistics of norm; expected those of every batch"):
+        net(params, np.ones((2, 1)), {})
+    with pytest.raises(ValueError, match=r"input of shape \(3, 2\); expected \(N, 1\)"):
+        standing_statistics(net, params, [np.ones((3, 2))])
+
+
+def test_what_is_no_layer_or_changes_the_shape_is_an_error():
+    inner = Net("inner", (1,), {"norm": nn.BatchNorm(1)})
+    with pytest.raises(TypeError, match="layer a is a Net; expected a layer of tinygan.nn or a fu"):
+        Net("outer", (1,), {"a": inner})
+    with pytest.raises(TypeError, match="layer a is a str"):
+        Net("outer", (1,), {"a": "relu"})
+    with pytest.raises(ValueError, match="no layers; expected at least one"):
+        Net("outer", (1,), {})
+    half = Net("half", (4,), {"half": lambda x: x[:, :2]})
+    with pytest.raises(ValueError, match=r"function half made \(3, 2\) of \(3, 4\)"):
+        half({}, np.ones((3, 4)))
 
 
 def test_with_standing_statistics_a_sample_does_not_depend_on_its_batch():

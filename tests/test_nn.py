@@ -268,15 +268,30 @@ class Probe:
 
 
 def test_convolutions_hand_their_fans_to_both_initialisers():
-    """What a result sums, taps times inputs; and what an input goes into, taps times outputs."""
+    """How many values a result sums, and how many results a value goes into: with a stride, a
+    convolution has fewer results for each value, and its transpose fewer values for each result."""
     w, b = Probe(), Probe()
     nn.Conv(3, 5, (4, 2), 2, 1, weight_init=w, bias_init=b).init(Stream(0), np.float64)
-    assert w.asked == [((4, 2, 3, 5), (4 * 2 * 3, 4 * 2 * 5), np.float64)]
-    assert b.asked == [((5,), (4 * 2 * 3, 4 * 2 * 5), np.float64)]
+    assert w.asked == [((4, 2, 3, 5), (4 * 2 * 3, 4 * 2 * 5 / 4), np.float64)]
+    assert b.asked == [((5,), (4 * 2 * 3, 4 * 2 * 5 / 4), np.float64)]
     w, b = Probe(), Probe()
     nn.ConvTranspose(3, 5, (4, 2), 2, 1, weight_init=w, bias_init=b).init(Stream(0))
-    assert w.asked == [((4, 2, 5, 3), (4 * 2 * 3, 4 * 2 * 5), np.float32)]
-    assert b.asked == [((5,), (4 * 2 * 3, 4 * 2 * 5), np.float32)]
+    assert w.asked == [((4, 2, 5, 3), (4 * 2 * 3 / 4, 4 * 2 * 5), np.float32)]
+    assert b.asked == [((5,), (4 * 2 * 3 / 4, 4 * 2 * 5), np.float32)]
+    w = Probe()
+    nn.ConvTranspose(3, 5, 4, (3, 1), weight_init=w).init(Stream(0))
+    assert w.asked[0][1] == (16 * 3 / 3, 16 * 5)
+
+
+def test_he_weights_keep_the_size_of_signals_through_strides():
+    """Three layers of stride 2 down and three up: the mean square stays of the order of 1."""
+    x = Stream(1).normal((8, 32, 32, 8))
+    stream = Stream(0)
+    down = [nn.Conv(8 << i, 16 << i, 4, 2, 1, weight_init=nn.he_normal) for i in range(3)]
+    up = [nn.ConvTranspose(64 >> i, 32 >> i, 4, 2, 1, weight_init=nn.he_normal) for i in range(3)]
+    for layer in (*down, *up):
+        x = layer(layer.init(stream), ops.relu(x))
+        assert 0.15 < np.mean(x * x) < 3
 
 
 def test_other_layers_hand_their_fans_to_both_initialisers():
@@ -315,7 +330,7 @@ def test_a_convolutions_output_is_the_shape_it_makes(name, setting, height, widt
     shape = (height, width, setting["inputs"])
     x = np.ones((n, *shape), np.float32)
     try:
-        expected = layer.output(shape)
+        expected = layer.output_shape(shape)
     except ValueError as error:
         assert "Geometry" in str(error)
         with pytest.raises(ValueError, match="Geometry"):
@@ -388,7 +403,7 @@ def test_convolutions_on_other_devices(name, xp):
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 2), (3, 4, 4), (16 * 3,)], ids=str)
 def test_samples_that_are_no_image_of_the_layers_channels_are_an_error(name, shape):
     with pytest.raises(ValueError, match=rf"{name}: samples of shape .*\(height, width, 3\)"):
-        CONVS[name](3, 2, 2).output(shape)
+        CONVS[name](3, 2, 2).output_shape(shape)
 
 
 @each_conv
@@ -400,18 +415,27 @@ def test_bad_sizes_of_convolutions_are_errors(name):
         with pytest.raises(ValueError, match=f"{name}: outputs is .*whole number above 0"):
             make(2, size, 3)
     for key, size in [("kernel", 0), ("stride", 0), ("pad", -1), ("kernel", (3, 3, 3))]:
-        layer = make(2, 2, **{"kernel": 3, key: size})
         with pytest.raises(ValueError, match=f"{key} is "):
-            layer.output((8, 8, 2))
-    with pytest.raises(ValueError, match="kernel is 0"):
-        make(2, 2, 0).init(Stream(0))
+            make(2, 2, **{"kernel": 3, key: size})
+    with pytest.raises(ValueError, match="pad is 'same'"):
+        make(2, 2, 3, pad="same")
+
+
+@each_conv
+def test_images_of_the_wrong_layout_are_an_error_that_says_so(name):
+    layer = CONVS[name](3, 4, 3)
+    params = layer.init(Stream(0))
+    with pytest.raises(ValueError, match=r"\(3, 8, 8\); expected .*, 3\), channels last"):
+        layer(params, np.zeros((2, 3, 8, 8), np.float32))
+    with pytest.raises(ValueError, match=r"samples of shape \(192,\); expected \(height"):
+        layer(params, np.zeros((2, 192), np.float32))
 
 
 def test_kernels_that_do_not_fit_and_output_padding_of_a_stride_are_errors():
     with pytest.raises(ValueError, match=r"kernel \(4, 4\) does not fit image \(3, 3\)"):
-        nn.Conv(2, 2, 4).output((3, 3, 2))
+        nn.Conv(2, 2, 4).output_shape((3, 3, 2))
     with pytest.raises(ValueError, match="output_padding .* expected less than the stride"):
-        nn.ConvTranspose(2, 2, 4, 2, 1, output_padding=2).output((3, 3, 2))
+        nn.ConvTranspose(2, 2, 4, 2, 1, output_padding=2)
 
 
 # Norms (their functions are in test_norms.py)
@@ -422,7 +446,7 @@ def test_norm_layers_are_their_functions_with_scale_one_and_shift_zero(make):
     layer, x = make(3, 0.1), Stream(3).normal((4, 2, 3), np.float64)
     params = layer.init(Stream(0), np.float64)
     assert {key: a.tolist() for key, a in params.items()} == {"scale": [1] * 3, "shift": [0] * 3}
-    assert list(params) == ["scale", "shift"] and layer.output((2, 3)) == (2, 3)
+    assert list(params) == ["scale", "shift"] and layer.output_shape((2, 3)) == (2, 3)
     axes = (0, 1) if make is nn.BatchNorm else (1, 2)
     expected = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 0.1)
     np.testing.assert_allclose(layer(params, x), expected, rtol=1e-12, atol=1e-13)
@@ -450,7 +474,7 @@ def test_a_norms_initialisers_dtype_and_errors(make):
     with pytest.raises(
         ValueError, match=rf"{make.__name__}: samples of shape \(2, 4\); expected 3"
     ):
-        make(3).output((2, 4))
+        make(3).output_shape((2, 4))
     with pytest.raises(ValueError, match=f"{make.__name__}: channels is 0"):
         make(0)
 
@@ -461,7 +485,7 @@ def test_a_norms_initialisers_dtype_and_errors(make):
 def test_flatten_goes_by_height_width_channels():
     x = np.arange(2 * 2 * 3 * 4.0).reshape(2, 2, 3, 4)
     y = nn.Flatten()(x)
-    assert y.shape == (2, 24) and nn.Flatten().output((2, 3, 4)) == (24,)
+    assert y.shape == (2, 24) and nn.Flatten().output_shape((2, 3, 4)) == (24,)
     for h, w, c in np.ndindex(2, 3, 4):
         assert y[1, (h * 3 + w) * 4 + c] == x[1, h, w, c]
 
@@ -470,7 +494,7 @@ def test_reshape_goes_by_height_width_channels_and_is_flattens_inverse():
     rows = np.arange(48.0).reshape(2, 24)
     layer = nn.Reshape((2, 3, 4))
     y = layer(rows)
-    assert y.shape == (2, 2, 3, 4) and layer.output((24,)) == (2, 3, 4)
+    assert y.shape == (2, 2, 3, 4) and layer.output_shape((24,)) == (2, 3, 4)
     for h, w, c in np.ndindex(2, 3, 4):
         assert y[1, h, w, c] == rows[1, (h * 3 + w) * 4 + c]
     assert np.array_equal(nn.Flatten()(y), rows)
@@ -486,7 +510,7 @@ def test_flatten_and_reshape_of_an_empty_batch_and_their_gradients():
 
 def test_reshape_to_another_number_of_values_is_an_error():
     with pytest.raises(ValueError, match=r"Reshape: \(23,\) has 23 values; expected 24"):
-        nn.Reshape((2, 3, 4)).output((23,))
+        nn.Reshape((2, 3, 4)).output_shape((23,))
     with pytest.raises(ValueError, match="reshape"):
         nn.Reshape((2, 3, 4))(np.ones((2, 23)))
 

@@ -321,6 +321,8 @@ def _columns_back(y, geometry, start, stop):
 
 def _chunk(geometry, images, n):
     """How many images to lower at once."""
+    if array_module(images) is not np:
+        return max(1, n)  # a GPU has no use for the cache's size
     taps = math.prod(geometry.grid) * math.prod(geometry.kernel)
     return max(1, min(n, CHUNK // max(1, taps * images.shape[3] * images.dtype.itemsize)))
 

@@ -246,7 +246,8 @@ class Primitive:
             ):
                 raise TypeError(
                     f"{self.__name__}: {key} is static and was given a Tensor, whose gradient "
-                    "would be lost; pass .data if a constant is meant"
+                    "would be lost. Arrays and Tensors are given by position; pass .data if a "
+                    "constant is meant"
                 )
 
     def _settle(self, out, dtype, raw):
@@ -348,7 +349,8 @@ def sum_to(a, *, shape):
     Gradient: ā = broadcast(ȳ)
     """
     lead = a.ndim - len(shape)
-    if len(shape) == 1 < a.ndim and shape == a.shape[-1:] and type(a) is _ndarray:
+    rows = len(shape) == 1 < a.ndim and shape == a.shape[-1:] and type(a) is _ndarray
+    if rows and a.dtype.kind in "fc":
         return _sum_of_rows(a.reshape(math.prod(a.shape[:-1]), *shape))
     axes = tuple(i for i in range(a.ndim) if i < lead or shape[i - lead] != a.shape[i])
     return a.sum(axes, keepdims=True).reshape(shape)

@@ -117,7 +117,7 @@ class Linear:
             "bias": self.bias_init(stream, (self.outputs,), fans, dtype),
         }
 
-    def output(self, shape):
+    def output_shape(self, shape):
         """The shape of one sample's result, for that of one sample."""
         if shape != (self.inputs,):
             raise ValueError(f"Linear: samples of shape {shape}; expected ({self.inputs},)")
@@ -154,7 +154,7 @@ class Maxout:
             "bias": self.bias_init(stream, shape[1:], fans, dtype),
         }
 
-    def output(self, shape):
+    def output_shape(self, shape):
         """The shape of one sample's result, for that of one sample."""
         if shape != (self.inputs,):
             raise ValueError(f"Maxout: samples of shape {shape}; expected ({self.inputs},)")
@@ -175,6 +175,8 @@ class Conv:
         inputs, outputs: channels.
         kernel, stride, pad: as in :class:`tinygan.conv.Geometry`.
         bias: False where a norm follows, which takes it away again.
+        weight_init, bias_init: initialisers; fan_in is kernel·inputs, and fan_out
+            kernel·outputs/stride², how many outputs an input reaches.
     Shapes: x (N, H, W, inputs), weight (kh, kw, inputs, outputs), bias (outputs,),
         y (N, P, Q, outputs).
     """
@@ -190,23 +192,26 @@ class Conv:
 
     def __post_init__(self):
         _positive("Conv", inputs=self.inputs, outputs=self.outputs)
+        self.geometry(10**6)  # refuses a kernel, stride or pad that makes no sense
 
     def init(self, stream, dtype=np.float32):
         """Parameters drawn from ``stream``: {"weight"}, and "bias" if the layer has one."""
         kh, kw = pair("kernel", self.kernel, 1)
         shape, taps = (kh, kw, self.inputs, self.outputs), kh * kw
-        return _kernel(self, stream, shape, (taps * self.inputs, taps * self.outputs), dtype)
+        reach = taps / math.prod(pair("stride", self.stride, 1))
+        return _kernel(self, stream, shape, (taps * self.inputs, reach * self.outputs), dtype)
 
     def geometry(self, image):
         """Where the kernel meets an image of this size."""
         return Geometry(image, self.kernel, self.stride, self.pad)
 
-    def output(self, shape):
+    def output_shape(self, shape):
         """The shape of one sample's result, for that of one sample."""
         height, width, _ = _image("Conv", shape, self.inputs)
         return (*self.geometry((height, width)).grid, self.outputs)
 
     def __call__(self, params, x):
+        _image("Conv", x.shape[1:], self.inputs)
         bias = (params["bias"],) if self.bias else ()
         return conv2d(x, params["weight"], *bias, geometry=self.geometry(x.shape[1:3]))
 
@@ -221,6 +226,8 @@ class ConvTranspose:
         inputs, outputs: channels.
         kernel, stride, pad, output_padding: as in :meth:`tinygan.conv.Geometry.transposed`.
         bias: False where a norm follows, which takes it away again.
+        weight_init, bias_init: initialisers; fan_in is kernel·inputs/stride², how many inputs meet
+            in an output, and fan_out kernel·outputs.
     Shapes: x (N, P, Q, inputs), weight (kh, kw, outputs, inputs), bias (outputs,),
         y (N, H, W, outputs).
     """
@@ -237,23 +244,26 @@ class ConvTranspose:
 
     def __post_init__(self):
         _positive("ConvTranspose", inputs=self.inputs, outputs=self.outputs)
+        self.geometry(10**6)  # refuses a kernel, stride or pad that makes no sense
 
     def init(self, stream, dtype=np.float32):
         """Parameters drawn from ``stream``: {"weight"}, and "bias" if the layer has one."""
         kh, kw = pair("kernel", self.kernel, 1)
         shape, taps = (kh, kw, self.outputs, self.inputs), kh * kw
-        return _kernel(self, stream, shape, (taps * self.inputs, taps * self.outputs), dtype)
+        reach = taps / math.prod(pair("stride", self.stride, 1))
+        return _kernel(self, stream, shape, (reach * self.inputs, taps * self.outputs), dtype)
 
     def geometry(self, grid):
         """Where the kernel meets the image that a grid of this size makes."""
         return Geometry.transposed(grid, self.kernel, self.stride, self.pad, self.output_padding)
 
-    def output(self, shape):
+    def output_shape(self, shape):
         """The shape of one sample's result, for that of one sample."""
         p, q, _ = _image("ConvTranspose", shape, self.inputs)
         return (*self.geometry((p, q)).image, self.outputs)
 
     def __call__(self, params, x):
+        _image("ConvTranspose", x.shape[1:], self.inputs)
         bias = (params["bias"],) if self.bias else ()
         return conv2d_transpose(x, params["weight"], *bias, geometry=self.geometry(x.shape[1:3]))
 
@@ -274,6 +284,8 @@ class _Norm:
 
     def __post_init__(self):
         _positive(type(self).__name__, channels=self.channels)
+        if not self.eps >= 0:
+            raise ValueError(f"{type(self).__name__}: eps is {self.eps}; expected 0 or more")
 
     def init(self, stream, dtype=np.float32):
         """Parameters: {"scale", "shift"}."""
@@ -283,7 +295,7 @@ class _Norm:
             "shift": self.shift_init(stream, shape, fans, dtype),
         }
 
-    def output(self, shape):
+    def output_shape(self, shape):
         """The shape of one sample's result, for that of one sample."""
         if shape[-1] != self.channels:
             raise ValueError(
@@ -330,7 +342,7 @@ class Flatten:
     Shapes: x (N, ...), y (N, product of the rest).
     """
 
-    def output(self, shape):
+    def output_shape(self, shape):
         """The shape of one sample's result, for that of one sample."""
         return (math.prod(shape),)
 
@@ -347,7 +359,7 @@ class Reshape:
 
     shape: tuple
 
-    def output(self, shape):
+    def output_shape(self, shape):
         """The shape of one sample's result, for that of one sample."""
         if math.prod(shape) != math.prod(self.shape):
             raise ValueError(
@@ -379,6 +391,9 @@ def dropout(x, mask):
 
     y = x·mask, mask of :func:`dropout_mask`; without one (None), as when sampling, y = x
 
+    It takes its mask by the call and so is no layer of a network: call it between two networks,
+    ``head(p, dropout(body(q, x), mask))``.
+
     Shapes: x, mask, y (N, ...).
     Raises: ValueError for a mask of another shape.
     """
@@ -391,7 +406,10 @@ def dropout(x, mask):
 
 def _image(layer, shape, channels):
     if len(shape) != 3 or shape[2] != channels:
-        raise ValueError(f"{layer}: samples of shape {shape}; expected (height, width, {channels})")
+        hint = ", channels last" if len(shape) == 3 and shape[0] == channels else ""
+        raise ValueError(
+            f"{layer}: samples of shape {shape}; expected (height, width, {channels}){hint}"
+        )
     return shape
 
 

@@ -54,6 +54,8 @@ def block_mean(a, *, axes):
     """The mean over axes as a constant, summed block by block.
 
     y = Σ a/n
+
+    No rule, on purpose: the one of :func:`standardise` has its part.
     """
     return _mean(a, axes, lambda i, j: a[i:j])
 
@@ -63,6 +65,8 @@ def block_inverse_deviation(a, mean, *, axes, eps):
     """One over the deviation from a known mean as a constant, summed block by block.
 
     y = 1/√(Σ (a − mean)²/n + eps)
+
+    No rule, on purpose: the one of :func:`standardise` has its part.
     """
 
     def squares(i, j):
@@ -213,6 +217,7 @@ def batch_norm(x, scale, shift, eps=1e-5):
     Raises: ValueError for fewer than two values of each feature.
     Source: Ioffe & Szegedy (2015).
     """
+    _expect_features("batch_norm", x, scale, shift)
     if x.size < 2 * x.shape[-1]:
         raise ValueError(
             f"batch_norm: x of shape {x.shape} has fewer than two values of each feature, so no "
@@ -232,6 +237,7 @@ def layer_norm(x, scale, shift, eps=1e-5):
     Shapes: x, y (N, ..., C), scale and shift (C,).
     Source: Ba, Kiros & Hinton (2016); Gulrajani et al. (2017).
     """
+    _expect_features("layer_norm", x, scale, shift)
     return _standardised(x, scale, shift, tuple(range(1, x.ndim)), eps)
 
 
@@ -242,8 +248,18 @@ def standing_norm(x, mean, variance, scale, shift, eps=1e-5):
 
     Shapes: x, y (N, ..., C), the others (C,).
     """
+    _expect_features("standing_norm", x, mean, variance, scale, shift)
     slope = multiply(scale, rsqrt(add(variance, eps)))
     return add(multiply(subtract(x, mean), slope), shift)
+
+
+def _expect_features(name, x, *vectors):
+    for v in vectors:
+        if v.shape != x.shape[-1:]:
+            raise ValueError(
+                f"{name}: a vector of shape {v.shape} for x of shape {x.shape}; expected "
+                f"{x.shape[-1:]}, one number per feature"
+            )
 
 
 def _samples(statistic, i, j):
@@ -271,7 +287,7 @@ def _mean(like, axes, values):
 
     def part(i, j):
         rows = values(i, j).reshape(-1, like.shape[-1])
-        sums[i // block] = (xp.ones(len(rows), like.dtype) @ rows).reshape(kept[1:])
+        sums[i // block] = sum_to.fn(rows, shape=rows.shape[1:]).reshape(kept[1:])
 
     _each_block(like, part)
     return sums.sum(0, keepdims=True) * like.dtype.type(math.prod(kept) / max(1, like.size))

@@ -297,8 +297,11 @@ def _gate_in_blocks(a, m, slope):
     floor = np.full(BLOCK, slope, a.dtype)  # maximum is five times as fast with a row as with one
 
     def ramp(i, j):
-        np.multiply(flat[i:j], floor[0], out=result[i:j])
-        np.maximum(flat[i:j], result[i:j], out=result[i:j])
+        if slope == 0:  # not flat·0, which is NaN at infinity
+            np.maximum(flat[i:j], floor[: j - i], out=result[i:j])
+        else:
+            np.multiply(flat[i:j], floor[0], out=result[i:j])
+            np.maximum(flat[i:j], result[i:j], out=result[i:j])
 
     def masked(i, j):
         result[i:j] = marks[i:j] > 0

@@ -23,7 +23,8 @@ def threads(count):
     """Within the block, large ops use ``count`` threads, and the BLAS one in each of them.
 
     Without it an op runs in the caller's thread, with the BLAS as it is set. On leaving, the BLAS
-    gets back the number of threads it had.
+    gets back the number of threads it had. That number belongs to the process: enter one such block
+    at a time, not one in each of several threads.
 
     Raises: ValueError for a count below 1.
     """

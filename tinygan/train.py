@@ -52,6 +52,11 @@ class GAN:
                 "GAN: one_batch with a critic that uses batch norm: its statistics would mix "
                 "real and fake samples; expected one_batch=False, or a critic without it"
             )
+        if self.penalty is not None and getattr(self.critic, "mixes_samples", False):
+            raise ValueError(
+                "GAN: a gradient penalty with a critic that uses batch norm: a sample's slope "
+                "would hold other samples' slopes. Use layer norm or no norm in the critic"
+            )
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"GAN: clip is {self.clip}; expected a limit above 0, or None")
 

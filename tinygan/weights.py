@@ -248,6 +248,8 @@ def _archive(path, file):
 
 def _array(path, archive, entry):
     try:
+        if archive.getinfo(entry).compress_type != zipfile.ZIP_STORED:  # no size to believe in
+            raise ValueError("it is compressed, which save_weights never does")
         content = archive.read(entry)  # all of it, so that its checksum is compared
         return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # of many kinds for damaged files

@@ -39,7 +39,7 @@ class Images:
                 "least one image, with C 1 (grey) or 3 (colour) in last place"
                 f"{_channels_hint(pixels.shape)}"
             )
-        if pixels.flags.writeable:
+        if pixels.flags.writeable or pixels.base is not None:  # a view's base may be writeable
             pixels = pixels.copy()
         _freeze(self, pixels=np.ascontiguousarray(pixels))
         if self.labels is not None:

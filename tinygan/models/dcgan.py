@@ -4,6 +4,8 @@ A generator projects its latent point to a small image of many channels and doub
 each transposed convolution; a critic halves it with each convolution. Critics give one logit.
 """
 
+import math
+
 from tinygan import nn
 from tinygan.models.mlp import Pair
 from tinygan.models.net import Net
@@ -75,7 +77,11 @@ def critic(
 def _finish(layers, i, channels, norm, activation):
     if norm is not None:
         layers[f"norm{i}"] = norm(channels, scale_init=DCGAN_SCALE)
-    layers[f"{activation.__name__}{i}"] = activation
+    layers[f"{_name(activation)}{i}"] = activation
+
+
+def _name(activation):
+    return getattr(activation, "__name__", type(activation).__name__)
 
 
 def _doubling(kernel):
@@ -91,7 +97,7 @@ def _halving(kernel):
 
 
 def _scaled(width, *channels):
-    if not width > 0:
+    if not 0 < width < math.inf:
         raise ValueError(f"width is {width}; expected a multiplier above 0")
     return tuple(max(1, round(c * width)) for c in channels)
 
@@ -171,22 +177,22 @@ def dcgan28(
     g = {
         "project": nn.Linear(latent, 4 * 4 * c, weight_init),
         "reshape": nn.Reshape((4, 4, c)),
-        f"{up.__name__}0": up,
+        f"{_name(up)}0": up,
         "conv1": nn.ConvTranspose(c, b, 5, 2, 2, 0, weight_init=weight_init),
-        f"{up.__name__}1": up,
+        f"{_name(up)}1": up,
         "conv2": nn.ConvTranspose(b, a, 5, 2, 2, 1, weight_init=weight_init),
-        f"{up.__name__}2": up,
+        f"{_name(up)}2": up,
         "conv3": nn.ConvTranspose(a, channels, 5, 2, 2, 1, weight_init=weight_init),
         "output": output,
     }
     a, b, c = _scaled(width, 64, 128, 256)
     d = {
         "conv0": nn.Conv(channels, a, 5, 2, 2, weight_init=weight_init),
-        f"{down.__name__}0": down,
+        f"{_name(down)}0": down,
         "conv1": nn.Conv(a, b, 5, 2, 2, weight_init=weight_init),
-        f"{down.__name__}1": down,
+        f"{_name(down)}1": down,
         "conv2": nn.Conv(b, c, 5, 2, 2, weight_init=weight_init),
-        f"{down.__name__}2": down,
+        f"{_name(down)}2": down,
         "row": nn.Flatten(),
         "logit": nn.Linear(4 * 4 * c, 1, weight_init),
     }

@@ -1,11 +1,12 @@
 """A network as a list of named layers, from one sample's shape to another's."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
+from tinygan import nn
 from tinygan import tree as trees
 from tinygan.backend import Stream
 from tinygan.engine import values
@@ -22,9 +23,11 @@ class Net:
     Args:
         title: what ``print`` calls it.
         input: the shape of one sample, (100,) or (32, 32, 3).
-        layers: a dict from names to layers of :mod:`tinygan.nn`, or functions of Tensors.
+        layers: a dict from names to layers of :mod:`tinygan.nn`, or to functions of Tensors that
+            keep the shape.
     Shapes: x (N, *input), y (N, *output).
-    Raises: ValueError for layers that do not fit each other, naming the layer.
+    Raises: ValueError for layers that do not fit each other, naming the layer; TypeError for what
+        is neither a layer nor a function.
     """
 
     title: str
@@ -32,6 +35,15 @@ class Net:
     layers: dict
 
     def __post_init__(self):
+        object.__setattr__(self, "input", tuple(self.input))
+        if not self.layers:
+            raise ValueError(f"{self.title}: no layers; expected at least one")
+        for name, layer in self.layers.items():
+            if not callable(layer) or hasattr(layer, "layers"):
+                raise TypeError(
+                    f"{self.title}, layer {name} is a {type(layer).__name__}; expected a layer of "
+                    "tinygan.nn or a function. Of another network, give the layers"
+                )
         self.shapes()
 
     @property
@@ -49,7 +61,7 @@ class Net:
         shape, found = self.input, {}
         for name, layer in self.layers.items():
             try:
-                shape = layer.output(shape) if hasattr(layer, "output") else shape
+                shape = layer.output_shape(shape) if hasattr(layer, "output_shape") else shape
             except ValueError as error:
                 raise ValueError(f"{self.title}, layer {name}: {error}") from error
             found[name] = shape
@@ -66,12 +78,38 @@ class Net:
     def __call__(self, params, x, statistics=None):
         """The result; with ``statistics`` (:func:`standing_statistics`) batch norm uses those."""
         self._check(params, x)
+        if statistics is not None:
+            self._check_statistics(statistics)
         for name, layer in self.layers.items():
             if statistics is not None and isinstance(layer, BatchNorm):
                 x = layer.standing(params[name], x, statistics[name])
             else:
-                x = _apply(layer, params.get(name), x)
+                x = self._apply(name, params, x)
         return x
+
+    def _apply(self, name, params, x):
+        layer = self.layers[name]
+        if name in params:
+            return layer(params[name], x)
+        y = layer(x)
+        if y.shape != x.shape and not hasattr(layer, "output_shape"):
+            raise ValueError(
+                f"{self.title}: the function {name} made {y.shape} of {x.shape}; expected the same "
+                "shape. Use nn.Reshape or nn.Flatten, or a layer with a method output_shape"
+            )
+        return y
+
+    def _check_statistics(self, statistics):
+        missing = [
+            name
+            for name, layer in self.layers.items()
+            if isinstance(layer, BatchNorm) and name not in statistics
+        ]
+        if missing:
+            raise ValueError(
+                f"{self.title}: no statistics of {', '.join(missing)}; expected those of every "
+                "batch norm, as standing_statistics makes them"
+            )
 
     def _check(self, params, x):
         expected = [name for name, layer in self.layers.items() if hasattr(layer, "init")]
@@ -88,7 +126,7 @@ class Net:
             )
 
     def __str__(self):
-        params = self.init(Stream(0))
+        params = {name: _blank(layer) for name, layer in self.layers.items()}
         rows = [("", "input", _by(self.input), "")]
         for (name, layer), shape in zip(self.layers.items(), self.shapes().values(), strict=True):
             count = sum(a.size for a in trees.leaves(params.get(name, {})))
@@ -103,24 +141,25 @@ class Net:
 def standing_statistics(net, params, batches):
     """What batch norm uses for single samples: each feature's mean and variance over ``batches``.
 
-    The batches go through the network with their own statistics, as in training. The mean is the
-    mean of the batches' means, the variance that of all values about it: biased, and exact for
-    batches of one size. (PyTorch keeps a running average instead, with a momentum of .1 and the
-    unbiased variance.)
+    The batches go through the network with their own statistics, as in training. The mean is that
+    of all values, and the variance theirs about it, biased: every sample counts alike. (PyTorch
+    keeps a running average over the steps, with a momentum of .1 and the unbiased variance.)
 
     Args:
         batches: arrays of inputs (N, *net.input), as many as you like.
     Returns: {name: {"mean", "variance"}} for each batch norm of the network.
-    Raises: ValueError without batches.
+    Raises: ValueError without batches, or for batches of another shape.
     Source: Wu & Johnson, Rethinking "batch" in BatchNorm (2021), section 3.2.
     """
     found, count, params = {}, 0, values(params)
     for x in batches:
-        count += 1
+        net._check(params, x)
+        count += len(x)
+        share = len(x) / max(1, count)
         for name, layer in net.layers.items():
             if isinstance(layer, BatchNorm):
-                found[name] = _pooled(found.get(name), x, 1 / count)
-            x = _apply(layer, params.get(name), x)
+                found[name] = _pooled(found.get(name), x, share)
+            x = net._apply(name, params, x)
     if count == 0:
         raise ValueError("standing_statistics: no batches; expected at least one")
     return found
@@ -140,8 +179,12 @@ def _pooled(so_far, x, share):
     }
 
 
-def _apply(layer, params, x):
-    return layer(x) if params is None else layer(params, x)
+def _blank(layer):
+    """The layer's parameters as zeros, which take no time: to count them."""
+    if not hasattr(layer, "init"):
+        return {}
+    inits = {f.name: nn.zeros for f in fields(layer) if f.name.endswith("_init")}
+    return replace(layer, **inits).init(Stream(0))
 
 
 def _by(shape):
@@ -155,6 +198,10 @@ def _describe(layer: Any):
         words.append(f"{_size(layer.kernel)} stride {_size(layer.stride, False)}")
         if layer.pad != 0:
             words.append(f"pad {_size(layer.pad, False)}")
+        if getattr(layer, "output_padding", 0) != 0:
+            words.append(f"+{_size(layer.output_padding, False)}")
+        if not layer.bias:
+            words.append("no bias")
     return " ".join(words)
 
 
