@@ -9,6 +9,13 @@ import tempfile
 import numpy as np
 
 
+def chosen_preset(argv, presets, default):
+    """The preset that the command line names, found first: --help can then show its values."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", choices=presets, default=default)
+    return parser.parse_known_args(argv)[0].preset
+
+
 def positive(kind):
     def parse_number(text):
         value = kind(text)
@@ -18,6 +25,16 @@ def positive(kind):
 
     parse_number.__name__ = kind.__name__
     return parse_number
+
+
+def not_negative(text):
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+not_negative.__name__ = "float"  # what argparse calls it where the text is no number
 
 
 def fraction(text):
@@ -46,8 +63,11 @@ def check_folder(out):
 def write_whole(path, content):
     """Write bytes so that ``path`` holds the old content or the new, never a part."""
     part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def array_bytes(array):

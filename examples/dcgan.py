@@ -5,8 +5,8 @@
     python examples/dcgan.py --preset p4-wgan --data cifar-10-python.tar.gz
 
 Writes sample grids while it trains (samples_*.png), and at the end samples.npy, curves.png,
-history.csv, generator.npz, critic.npz and metrics.json to --out. Ctrl-C stops early and still
-writes them.
+history.csv, generator.npz, critic.npz and metrics.json to --out (with --standing also
+statistics.npz). Ctrl-C stops early and still writes them.
 """
 
 import argparse
@@ -19,7 +19,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import array_bytes, check_folder, fraction, positive, seed, write_whole
+from common import (
+    array_bytes,
+    check_folder,
+    chosen_preset,
+    fraction,
+    not_negative,
+    positive,
+    seed,
+    write_whole,
+)
 
 import tinygan as tg
 from tinygan import data, losses, models, nn, optim, penalties
@@ -28,10 +37,11 @@ from tinygan.study.plots import as_bytes, image_grid, training_curves
 from tinygan.train import GAN, Diverged, normal_prior, train, uniform_prior
 
 SAMPLES = 100
-MODELS = {  # the networks, the images' size, and their channels (None: those of the data)
-    "dcgan28": (models.dcgan28, 28, 1),
-    "dcgan32": (models.dcgan32, 32, 3),
-    "dcgan64": (models.dcgan64, 64, 3),
+SCALING = data.SIGNED  # every generator here ends in a tanh
+MODELS = {  # the networks and the images' size
+    "dcgan28": (models.dcgan28, 28),
+    "dcgan32": (models.dcgan32, 32),
+    "dcgan64": (models.dcgan64, 64),
 }
 LOSSES = {
     "minimax": losses.MINIMAX,
@@ -52,7 +62,8 @@ NORMS = {"batch": nn.BatchNorm, "layer": nn.LayerNorm, "none": None}
 PRIORS = {"normal": normal_prior, "uniform": uniform_prior}
 
 DEFAULT = dict(
-    data="digits", model="dcgan28", width=0.5, kernel=4, norm="batch", critic_norm=None,
+    data="digits", model="dcgan28", width=0.5, kernel=None, norm=None, critic_norm=None,
+    filters=None, tanh=False,
     loss="non-saturating", penalty="0-gp", weight=1.0, optimizer="adam", lr_g=5e-4, lr_d=5e-4,
     betas=(0.5, 0.999), clip=None, average=False, batch=64, critic_steps=1, generator_steps=1,
     prior="normal", steps=3000,
@@ -85,16 +96,20 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
+    parser.set_defaults(**{**DEFAULT, **PRESETS[chosen_preset(argv, PRESETS, "digits")]})
     number, count = positive(float), positive(int)
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="digits", help="settings to start from")
     add("--data", help="'digits', or a path: IDX, CIFAR-10, .npy, .npz, a folder of images")
     add("--model", choices=MODELS, help="the networks")
     add("--width", type=number, help="multiplies the networks' channels")
-    add("--kernel", type=int, choices=(4, 5), help="of dcgan32 and dcgan64")
-    add("--norm", choices=NORMS, help="of dcgan32 and dcgan64")
+    add("--kernel", type=int, choices=(4, 5), help="of dcgan32 and dcgan64; 4 without it")
+    add("--norm", choices=NORMS, help="of dcgan32 and dcgan64; batch without it")
     add("--critic-norm", choices=NORMS, help="of the critic alone; --norm without it")
+    add("--filters", type=count, help="the same channels in all hidden layers of G")
+    add("--tanh", action="store_true", help="tanh in all hidden layers")
     add("--loss", choices=LOSSES, help="the objectives of both sides")
     add("--penalty", choices=PENALTIES, help="the critic's gradient penalty, on the logit")
     add("--weight", type=not_negative, help="λ, the penalty's weight; 0 is no penalty")
@@ -117,11 +132,8 @@ def parse(argv):
     add("--threads", type=count, default=os.cpu_count(), help="threads for large ops")
     add("--out", type=Path, default=Path("runs/dcgan"), help="folder for the results")
     add("--quiet", action="store_true", help="no progress bar and no report")
-    preset = parser.parse_known_args(argv)[0].preset
-    parser.set_defaults(**{**DEFAULT, **PRESETS[preset]})
     args = parser.parse_args(argv)
-    if args.weight == 0:
-        args.penalty = "none"
+    settle(args, parser)
     try:
         check_device(args.device)
         check_folder(args.out)
@@ -132,41 +144,56 @@ def parse(argv):
     return args, images, gan
 
 
-def not_negative(text):
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
-    return value
+def settle(args, parser):
+    """Settings that do not apply become None, so that no report says that they did."""
+    if args.model == "dcgan28":
+        for name in ("kernel", "norm", "critic_norm"):
+            if getattr(args, name) is not None:
+                option = "--" + name.replace("_", "-")
+                parser.error(f"{option} is not for dcgan28, of kernel 5 without norms")
+    else:
+        args.kernel, args.norm = args.kernel or 4, args.norm or "batch"
+        args.critic_norm = args.critic_norm or args.norm
+    if args.weight == 0:
+        args.penalty = "none"
+    if args.penalty == "none":
+        args.weight = None
+    if args.optimizer != "adam":
+        args.betas = None
 
 
 def read(args):
-    """The images in the size and with the channels of the model; digits are padded with black."""
-    _, size, channels = MODELS[args.model]
+    """The images in the size of the model, padded with black where they are smaller.
+
+    Those of dcgan32 and dcgan64 have three channels: grey is repeated.
+    """
+    _, size = MODELS[args.model]
     images = data.open_images(args.data, size=size)
-    if channels != images.shape[2]:
-        images = images.repeated(channels)
+    if args.model != "dcgan28" and images.shape[2] == 1:
+        images = images.repeated(3)
     if max(images.shape[:2]) < size:
         images = images.padded(size)
-    if images.shape != (size, size, channels):
+    if images.shape[:2] != (size, size):
         raise ValueError(
             f"--data {args.data} has images of {images.shape}; --model {args.model} expects "
-            f"({size}, {size}, {channels}). Choose another model"
+            f"({size}, {size}, 1 or 3). Choose another model"
         )
     return images
 
 
 def build(args, images):
     """The game that the settings describe."""
-    make, size, _ = MODELS[args.model]
-    channels = images.shape[2]
+    networks = MODELS[args.model][0]
+    settings = dict(channels=images.shape[2], width=args.width, generator_filters=args.filters)
+    if args.tanh:
+        settings["activations"] = (tg.ops.tanh, tg.ops.tanh)
     if args.model == "dcgan28":
-        pair = make(channels, args.width, latent=100, output=tg.ops.tanh)
+        pair = networks(**settings, latent=100, output=tg.ops.tanh)
     else:
-        generator = make(channels, args.width, kernel=args.kernel, norm=NORMS[args.norm]).generator
-        norm = NORMS[args.critic_norm or args.norm]
-        pair = models.Pair(
-            generator, make(channels, args.width, kernel=args.kernel, norm=norm).critic
-        )
+        generator = networks(**settings, kernel=args.kernel, norm=NORMS[args.norm]).generator
+        critic = networks(**settings, kernel=args.kernel, norm=NORMS[args.critic_norm]).critic
+        pair = models.Pair(generator, critic)
+    SCALING.check_reach(*pair.generator.reach)
     if args.optimizer == "adam":
         g, d = (optim.Adam(rate, tuple(args.betas)) for rate in (args.lr_g, args.lr_d))
     else:
@@ -186,9 +213,8 @@ def build(args, images):
 
 def main(argv=None):
     args, images, gan = parse(argv)
-    scaling = data.SIGNED  # every generator here ends in a tanh
     stream = tg.Stream(args.seed, device=args.device)
-    shuffled = data.Shuffled(images, scaling, args.seed)
+    shuffled = data.Shuffled(images, SCALING, stream.child(4).key)
     prior, latent = PRIORS[args.prior], gan.generator.input[0]
     per_step = args.batch * args.critic_steps
     steps = args.steps if args.epochs is None else math.ceil(args.epochs * len(images) / per_step)
@@ -196,7 +222,9 @@ def main(argv=None):
     probe = prior(stream.child(2), (SAMPLES, latent), np.float32)
 
     def samples_of(players, statistics=None):
-        return scaling.invert(tg.to_host(gan.generator(players.generator, probe, statistics)))
+        with np.errstate(all="ignore"):
+            samples = tg.to_host(gan.generator(players.generator, probe, statistics))
+        return SCALING.invert(np.nan_to_num(samples))  # grey where a large generator overflows
 
     def save_grid(step, samples):
         write_whole(args.out / f"samples_{step:06d}.png", as_bytes(image_grid, images=samples))
@@ -267,6 +295,8 @@ def main(argv=None):
     write_whole(args.out / "curves.png", as_bytes(training_curves, title=title, history=history))
     tg.save_weights(args.out / "generator.npz", players.generator, settings)
     tg.save_weights(args.out / "critic.npz", players.critic, settings)
+    if statistics:
+        tg.save_weights(args.out / "statistics.npz", statistics, settings)
     write_whole(args.out / "metrics.json", (json.dumps(report, indent=2) + "\n").encode())
     if not args.quiet:
         print(f"{done:,} iterations in {seconds:.1f} s; results in {args.out}")

@@ -18,7 +18,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import array_bytes, check_folder, fraction, positive, seed, write_whole
+from common import (
+    array_bytes,
+    check_folder,
+    chosen_preset,
+    fraction,
+    positive,
+    seed,
+    write_whole,
+)
 from threadpoolctl import threadpool_limits
 
 import tinygan as tg
@@ -120,7 +128,9 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
+    parser.set_defaults(**{**DEFAULT, **PRESETS[chosen_preset(argv, PRESETS, "default")]})
     number, count = positive(float), positive(int)
     add = parser.add_argument
     add("--preset", choices=PRESETS, default="default", help="settings to start from")
@@ -149,8 +159,6 @@ def parse(argv):
     add("--threads", type=count, help="BLAS threads; without it 1 up to 256 units, then all cores")
     add("--out", type=Path, default=Path("runs/toy"), help="folder for the results")
     add("--quiet", action="store_true", help="no progress bar and no report")
-    preset = parser.parse_known_args(argv)[0].preset
-    parser.set_defaults(**{**DEFAULT, **PRESETS[preset]})
     args = parser.parse_args(argv)
     try:
         check_device(args.device)

@@ -642,3 +642,16 @@ def test_a_critic_of_any_image_ends_in_one_logit(image, kernel):
     net = critic(image, 1, (2, 2, 2)[: 1 + (image > 6) + (image > 12)], kernel=kernel)
     assert net.output == (1,)
     assert net(net.init(Stream(0)), np.ones((2, image, image, 1), np.float32)).shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "last, reach",
+    [
+        (ops.tanh, (-1.0, 1.0)),
+        (ops.sigmoid, (0.0, 1.0)),
+        (ops.relu, (0.0, None)),
+        (nn.Linear(2, 2), (None, None)),
+    ],
+)
+def test_what_a_network_can_reach_is_its_last_layers(last, reach):
+    assert Net("net", (2,), {"first": ops.tanh, "last": last}).reach == reach

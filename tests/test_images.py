@@ -385,3 +385,12 @@ def test_training_takes_images_as_it_takes_points():
     run = train(gan, gan.init(stream), shuffled.sample, 5, stream, batch=4, latent=2)
     assert len(run.history.records) == 5
     assert shuffled.state == (2, 2)
+
+
+def test_a_read_only_view_of_what_can_be_written_is_copied():
+    pixels = np.zeros((2, 3, 3, 1), np.uint8)
+    view = pixels.view()
+    view.flags.writeable = False
+    images = Images(view)
+    pixels[:] = 7
+    assert not images.pixels.any()

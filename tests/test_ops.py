@@ -17,6 +17,7 @@ from tinygan import engine, ops
 from tinygan.check import check_gradients
 from tinygan.engine import Primitive, Tensor, grad, grad_values, track
 from tinygan.engine import values as plain
+from tinygan.parallel import threads
 
 PRIMITIVES = {
     p.__name__: p for m in (engine, ops) for p in vars(m).values() if isinstance(p, Primitive)
@@ -1369,3 +1370,32 @@ def test_all_lists_what_the_module_offers():
     }
     assert set(ops.__all__) <= public
     assert public - set(ops.__all__) <= {"power_number", "share", "inside", "leader"}
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_gate_of_large_arrays_has_the_bits_of_small_ones(slope, dtype):
+    """Blocks and threads change nothing, at infinity and NaN either."""
+    rng = np.random.default_rng(5)
+    n = 2 * ops.PAYS + 77
+    a, m = rng.standard_normal((2, n)).astype(dtype)
+    a[:6] = np.inf, -np.inf, np.nan, 0.0, -0.0, -1.0
+    m[5:9] = 0.0, -0.0, np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        for marks in (a, m):
+            small = [
+                ops.gate.fn(part, part if marks is a else marks[i : i + 1000], slope=slope)
+                for i in range(0, n, 1000)
+                for part in (a[i : i + 1000],)
+            ]
+            for count in (1, 2):
+                with threads(count):
+                    large = ops.gate.fn(a, marks, slope=slope)
+                np.testing.assert_array_equal(large, np.concatenate(small))
+                assert large.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64])
+def test_sums_of_whole_numbers_are_counts(dtype):
+    a = np.ones((300, 2), dtype)
+    np.testing.assert_array_equal(ops.sum_to.fn(a, shape=(2,)), [300, 300])

@@ -129,7 +129,7 @@ def test_a_grid_is_ten_across_and_doubled_unless_told(tmp_path):
 
 
 def test_panels_show_their_images_beside_each_other():
-    """Three panels in four colours: each of them holds its own, in its third of the picture."""
+    """Three panels of one colour each: a colour is found in its panel alone."""
     colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
     panels = [
         (f"panel {i}", np.full((4, 8, 8, 3), colour, np.uint8)) for i, colour in enumerate(colours)

@@ -656,6 +656,7 @@ def test_the_players_of_a_diverged_run_are_finite_even_if_an_update_overflowed(s
     with pytest.raises(Diverged) as caught:
         run(gan, steps=steps, start=start)
     assert np.isfinite(flat(caught.value.players[:2])).all()
+    assert caught.value.history.records == []  # the iteration whose update is lost is not told
 
 
 # Priors and generator steps
@@ -782,10 +783,13 @@ def scales(params):
 
 
 def test_a_convolutional_gan_with_batch_norm_trains():
-    """Every array moves, and the generator's rows become bright and dark by turns."""
+    """Every array moves, and the generator's rows become bright and dark by turns.
+
+    Over six seeds the likeness was .95 to .98.
+    """
     gan = conv_game()
     assert gan.generator.mixes_samples and gan.critic.mixes_samples
-    start, found = gan.init(Stream(0)), conv_run(gan, steps=40)
+    start, found = gan.init(Stream(0)), conv_run(gan, steps=150)
     for before, after in zip(tree.paths(start[:2]), tree.paths(found.players[:2]), strict=True):
         assert before[0] == after[0] and not np.array_equal(before[1], after[1]), before[0]
     assert found.history.records[0].critic_loss == pytest.approx(2 * math.log(2), abs=0.3)

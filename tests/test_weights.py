@@ -895,3 +895,13 @@ def test_a_linear_from_image_to_image_is_permuted_on_both_sides():
 
 def test_the_version_of_the_format_is_the_one_that_is_read():
     assert module.FORMAT == 1
+
+
+def test_a_compressed_file_is_refused_before_it_unfolds(tmp_path):
+    """A small file may claim any size once it is compressed; save_weights never compresses."""
+    file = tmp_path / "weights.npz"
+    save_weights(file, {"a": np.zeros(1000, np.float32)})
+    with np.load(file) as entries:
+        np.savez_compressed(file, **dict(entries))
+    with pytest.raises(ValueError, match="it is compressed, which save_weights never does"):
+        load_weights(file)

@@ -285,7 +285,7 @@ def train(
         raise Diverged(
             f"iteration {done}: its update left parameters that are not finite. Lower the rates",
             previous,
-            history,
+            _before(history, done),
         )
     return Run(players, history, interrupted)
 
@@ -320,8 +320,14 @@ def _checked(side, found, batch, step, before, good):
         return math.sqrt(total)
     players, previous, history = good
     # An update that overflowed shows only now: the last good players are those before it.
-    players = players if _finite(players) else previous
+    if not _finite(players):
+        players, history = previous, _before(history, step)
     raise Diverged(_diagnosis(side, found, batch, step, before), players, history)
+
+
+def _before(history, step):
+    """The records of the iterations before number ``step``."""
+    return History([record for record in history.records if record.step < step])
 
 
 def _finite(players):

@@ -12,6 +12,7 @@ from tinygan.backend import Stream
 from tinygan.engine import values
 from tinygan.nn import BatchNorm
 from tinygan.norms import block_mean
+from tinygan.ops import relu, sigmoid, tanh
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,13 @@ class Net:
     def output(self):
         """The shape of one sample's result."""
         return list(self.shapes().values())[-1]
+
+    @property
+    def reach(self):
+        """(lowest, highest) of what the last layer can give; None for a side without a bound."""
+        ends = {tanh: (-1.0, 1.0), sigmoid: (0.0, 1.0), relu: (0.0, None)}
+        last = list(self.layers.values())[-1]
+        return ends.get(last, (None, None)) if not hasattr(last, "init") else (None, None)
 
     @property
     def mixes_samples(self):

@@ -114,6 +114,31 @@ def image_panels(file, *, panels, columns=10):
         fig.savefig(file, dpi=200, format="png")
 
 
+def loss_panels(file, *, panels):
+    """The critic's loss of several runs, on one scale: all of it, and its last half, as a PNG.
+
+    Args:
+        file: where to write, a path or an open binary file.
+        panels: pairs (name, columns), columns with the fields "step" and "critic_loss".
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    colors = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+    with rc_context(STYLE):
+        fig = Figure(figsize=(9, 3.4), layout="constrained")
+        whole, close = fig.subplots(1, 2)
+        for (name, columns), color in zip(panels, colors, strict=False):
+            step, loss = columns["step"], columns["critic_loss"]
+            half = step > step[-1] / 2
+            _curve(whole, step, loss, color, name)
+            _curve(close, step[half], loss[half], color, name)
+        whole.set(title="Critic's loss, without penalty", xlabel="iteration", ylabel="loss")
+        close.set(title="The last half", xlabel="iteration", ylabel="loss")
+        whole.legend()
+        fig.savefig(file, dpi=130, format="png")
+
+
 def tile(images, columns):
     """Images in rows on white, with two white pixels between them.
 
