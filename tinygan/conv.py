@@ -298,25 +298,32 @@ def _columns_back(y, geometry, start, stop):
         j = min(i + chunk, stop)
 
         def add_up(i=i, j=j):
-            within = blocks[: j - i]
-            within[:, p:] = 0
-            within[:, :p, :, q:] = 0
-            for ky in range(0, kh, down):
-                for kx in range(0, kw, across):
-                    tile = columns[: j - i, :, :, ky : ky + down, kx : kx + across]
-                    rows, cols = tile.shape[3:5]
-                    a, b = ky // down, kx // across
-                    place = within[:, a : a + p, :rows, b : b + q, :cols]
-                    tile = tile.transpose(0, 1, 3, 2, 4, 5)
-                    if a or b:
-                        place += tile
-                    else:  # the first of all: nothing to add to, and the rest of its blocks is 0
-                        within[:, :p, rows:] = 0
-                        within[:, :p, :rows, :q, cols:] = 0
-                        place[...] = tile
+            _add_tiles(columns[: j - i], blocks[: j - i])
             y[i:j] = padded[: j - i, top : top + height, left : left + width]
 
         yield i, j, columns[: j - i].reshape((j - i) * p * q, -1), add_up
+
+
+def _add_tiles(columns, blocks):
+    """The sums of all columns that meet in a pixel, into the blocks.
+
+    Shapes: columns (n, P, Q, kh, kw, C), blocks (n, blocks down, stride, blocks across, stride, C).
+    """
+    (p, q, kh, kw), (down, across) = columns.shape[1:5], blocks.shape[2:5:2]
+    blocks[:, p:] = 0
+    blocks[:, :p, :, q:] = 0
+    for ky in range(0, kh, down):
+        for kx in range(0, kw, across):
+            tile = columns[:, :, :, ky : ky + down, kx : kx + across].transpose(0, 1, 3, 2, 4, 5)
+            rows, cols = tile.shape[2], tile.shape[4]
+            a, b = ky // down, kx // across
+            place = blocks[:, a : a + p, :rows, b : b + q, :cols]
+            if a or b:
+                place += tile
+            else:  # the first of all: nothing to add to, and the rest of its blocks is 0
+                blocks[:, :p, rows:] = 0
+                blocks[:, :p, :rows, :q, cols:] = 0
+                place[...] = tile
 
 
 def _chunk(geometry, images, n):
