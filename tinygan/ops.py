@@ -305,7 +305,8 @@ def _gate_in_blocks(a, m, slope):
 
     def masked(i, j):
         result[i:j] = marks[i:j] > 0
-        np.maximum(result[i:j], floor[: j - i], out=result[i:j])
+        if slope:
+            np.maximum(result[i:j], floor[: j - i], out=result[i:j])
         result[i:j] *= flat[i:j]
 
     blocks(a.size, BLOCK, ramp if a is m else masked, a.size >= PAYS)
