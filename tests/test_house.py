@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "optim": CORE,
     "data": CORE,
     "metrics": CORE,
-    "weights": CORE | {"models", "nn"},
+    "weights": CORE,
+    "torch_import": CORE | {"models", "nn"},
 }
 ABOVE_ALL = {"train", "study", "tinygan"}
 

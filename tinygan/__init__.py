@@ -30,8 +30,9 @@ from tinygan.engine import (
     vjp,
 )
 from tinygan.parallel import threads
+from tinygan.torch_import import from_torch_dcgan
 from tinygan.tree import tree_map
-from tinygan.weights import from_torch_dcgan, load_weights, save_weights
+from tinygan.weights import load_weights, save_weights
 
 __version__ = "0.1.0"
 __all__ = [
