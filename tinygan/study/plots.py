@@ -102,7 +102,7 @@ def image_panels(file, *, panels, columns=10):
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        fig = Figure(figsize=(3.2 * len(panels), 3.4), layout="constrained")
+        fig = Figure(figsize=(3.2 * len(panels), 3.6), layout="constrained")
         for axes, (title, images) in zip(
             fig.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
         ):
