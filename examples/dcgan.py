@@ -118,6 +118,7 @@ def parse(argv):
     add("--lr-d", type=number, help="the critic's rate")
     add("--betas", type=fraction, nargs=2, metavar="β", help="Adam's decay rates")
     add("--clip", type=number, help="limit of the critic's weights after each step")
+    add("--clip-everything", action="store_true", help="clip the norms' scales and shifts too")
     add("--average", action=argparse.BooleanOptionalAction, help="halve the critic's loss")
     add("--batch", type=count, help="samples in a batch")
     add("--critic-steps", type=count, help="critic steps in an iteration")
@@ -207,6 +208,7 @@ def build(args, images):
     return GAN(
         pair.generator, pair.critic, g, d, LOSSES[args.loss],
         penalty=make(args.weight) if make else None, clip=args.clip, average=args.average,
+        clip_everything=args.clip_everything,
         one_batch=not pair.critic.mixes_samples,
     )  # fmt: skip
 

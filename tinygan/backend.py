@@ -23,7 +23,7 @@ def _keep_freed_memory():
 
     It gives freed memory back to the system by default, and the next training step faults it in
     again page by page: a third of the time of a step of large layers, most of it when two threads
-    fault at once.
+    fault at once. All threads share one heap, so that what one has freed serves the others.
     """
     if "MALLOC_TRIM_THRESHOLD_" in os.environ:
         return  # somebody has decided already
@@ -31,9 +31,10 @@ def _keep_freed_memory():
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    trim_threshold, mmap_threshold = -1, -3  # glibc's numbers of the two settings
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # glibc's numbers of the settings
     mallopt(mmap_threshold, 1 << 25)  # the largest that glibc takes
     mallopt(trim_threshold, (1 << 31) - 1)
+    mallopt(arena_max, 1)
 
 
 _keep_freed_memory()
