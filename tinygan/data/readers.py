@@ -33,7 +33,7 @@ _PARTS = ("train", "test")
 _CHUNK = 1 << 20
 
 
-# --- IDX: MNIST and its kin ----------------------------------------------------------------
+# IDX: MNIST and its kin
 
 
 def read_idx(images_path, labels_path=None, *, name=None):
@@ -131,7 +131,7 @@ def _idx_array(path, file, rank, what):
     return np.frombuffer(_exactly(path, file, math.prod(shape)), np.uint8).reshape(shape)
 
 
-# --- CIFAR-10 ------------------------------------------------------------------------------
+# CIFAR-10
 
 
 def cifar10(path, part="train"):
@@ -349,7 +349,7 @@ def _refuse(what):
     )
 
 
-# --- folders of pictures -------------------------------------------------------------------
+# folders of pictures
 
 
 def image_folder(path, size=None, channels=3):
@@ -456,7 +456,7 @@ def _converted(pil, file, size, channels):
     return np.asarray(picture, np.uint8).reshape(picture.height, picture.width, channels)
 
 
-# --- NumPy's files -------------------------------------------------------------------------
+# NumPy's files
 
 
 def read_array(path, *, scaling=None, channels_first=False):
@@ -594,7 +594,7 @@ def _as_bytes(path, images, scaling):
     return pixels
 
 
-# --- any of them ---------------------------------------------------------------------------
+# any of them
 
 
 def open_images(spec, part="train", size=None):
@@ -658,7 +658,7 @@ def _all_train(spec, part, read):
     return read()
 
 
-# --- shared --------------------------------------------------------------------------------
+# shared
 
 
 def _part(part):
