@@ -135,7 +135,7 @@ def test_panels_show_their_images_beside_each_other():
         (f"panel {i}", np.full((4, 8, 8, 3), colour, np.uint8)) for i, colour in enumerate(colours)
     ]
     picture = opened(as_bytes(image_panels, panels=panels, columns=2))
-    assert picture.size == (3 * 640, 680)
+    assert picture.size == (3 * 640, 720)
     pixels = np.asarray(picture.convert("RGB")).astype(int)
     for i, colour in enumerate(colours):
         there = (abs(pixels - colour).max(2) < 3).mean(0)  # by column of the picture
@@ -147,7 +147,7 @@ def test_panels_show_their_images_beside_each_other():
 def test_panels_show_grey_images_as_grey():
     images = np.full((1, 8, 8, 1), 77, np.uint8)
     picture = opened(as_bytes(image_panels, panels=[("grey", images)]))
-    assert picture.size == (640, 680)
+    assert picture.size == (640, 720)
     pixels = np.asarray(picture.convert("RGB"))
     assert (pixels == 77).all(2).mean() > 0.005  # one image of ten in a row
     assert (pixels.max(2) == pixels.min(2)).all()  # no colour anywhere

@@ -277,7 +277,7 @@ def gate(a, m, *, slope):
 
     Gradient: ā = gate(ȳ, m); m̄ = 0 almost everywhere
     """
-    if a.size >= BLOCK and array_module(a) is np and a.dtype.kind == m.dtype.kind == "f":
+    if a.size >= PAYS and array_module(a) is np and a.dtype.kind == m.dtype.kind == "f":
         if 0 <= slope <= 1 and a.shape == m.shape and a.flags.c_contiguous and m.flags.c_contiguous:
             return _gate_in_blocks(a, m, slope)
     if a is m and slope == 0:
@@ -287,6 +287,10 @@ def gate(a, m, *, slope):
         return np.maximum(a, a * slope)
     if slope == 0:
         return a * (m.real > 0)
+    if 0 < slope <= 1:  # np.where takes five times as long
+        kept = (m.real > 0).astype(a.real.dtype)
+        np.maximum(kept, array_module(a).full(a.shape[-1:], slope, kept.dtype), out=kept)
+        return a * kept
     return a * np.where(m.real > 0, 1, slope).astype(a.dtype)
 
 
