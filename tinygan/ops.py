@@ -288,9 +288,8 @@ def gate(a, m, *, slope):
     if slope == 0:
         return a * (m.real > 0)
     if 0 < slope <= 1:  # np.where takes five times as long
-        kept = (m.real > 0).astype(a.real.dtype)
-        np.maximum(kept, array_module(a).full(a.shape[-1:], slope, kept.dtype), out=kept)
-        return a * kept
+        row = array_module(a).full(a.shape[-1:], slope, a.real.dtype)
+        return a * np.maximum((m.real > 0).astype(row.dtype), row)
     return a * np.where(m.real > 0, 1, slope).astype(a.dtype)
 
 
