@@ -63,7 +63,7 @@ PRIORS = {"normal": normal_prior, "uniform": uniform_prior}
 
 DEFAULT = dict(
     data="digits", model="dcgan28", width=0.5, kernel=None, norm=None, critic_norm=None,
-    filters=None, tanh=False,
+    filters=None, tanh=False, clip_everything=False,
     loss="non-saturating", penalty="0-gp", weight=1.0, optimizer="adam", lr_g=5e-4, lr_d=5e-4,
     betas=(0.5, 0.999), clip=None, average=False, batch=64, critic_steps=1, generator_steps=1,
     prior="normal", steps=3000,
@@ -77,10 +77,11 @@ PRESETS = {  # what differs from the default; sources in the comments
         model="dcgan32", width=1.0, penalty="none", lr_g=2e-4, lr_d=2e-4, average=True,
         batch=128, steps=39000,
     ),
-    # the same, WGAN, Table 4 and 5; the rate 5e-4 in its text is a misprint
+    # the same, WGAN, Table 4 and 5; the rate 5e-4 in its text is a misprint. As the WGAN authors'
+    # code clips batch norm's scales too; without that nothing is learned here (docs/results.md)
     "p4-wgan": dict(
         model="dcgan32", width=1.0, loss="wasserstein", penalty="none", optimizer="rmsprop",
-        lr_g=5e-5, lr_d=5e-5, clip=0.01, critic_steps=5, steps=39000,
+        lr_g=5e-5, lr_d=5e-5, clip=0.01, clip_everything=True, critic_steps=5, steps=39000,
     ),
     # Gulrajani et al. (2017): images, with layer norm in place of batch norm in the critic
     "wgan-gp": dict(
@@ -118,7 +119,11 @@ def parse(argv):
     add("--lr-d", type=number, help="the critic's rate")
     add("--betas", type=fraction, nargs=2, metavar="β", help="Adam's decay rates")
     add("--clip", type=number, help="limit of the critic's weights after each step")
-    add("--clip-everything", action="store_true", help="clip the norms' scales and shifts too")
+    add(
+        "--clip-everything",
+        action=argparse.BooleanOptionalAction,
+        help="clip the norms' scales and shifts too",
+    )
     add("--average", action=argparse.BooleanOptionalAction, help="halve the critic's loss")
     add("--batch", type=count, help="samples in a batch")
     add("--critic-steps", type=count, help="critic steps in an iteration")

@@ -451,6 +451,8 @@ def test_the_preset_of_p4_for_wgan(tmp_path):
     assert gan.generator_optimizer == gan.critic_optimizer == optim.RMSProp(5e-5)
     assert (args.batch, args.prior, args.critic_steps, args.steps) == (64, "normal", 5, 39000)
     assert gan.loss is losses.WASSERSTEIN and gan.clip == 0.01 and gan.penalty is None
+    assert gan.clip_everything
+    assert not of_preset(tmp_path, "p4-wgan", "--no-clip-everything")[2].clip_everything
     assert not gan.average and images.shape == (32, 32, 3)
     assert size_of(gan.critic) == 694_656 and gan.critic.mixes_samples
 
