@@ -10,10 +10,8 @@ the run fails. Then they take turns, each in a process of its own, in a new orde
 turn of the same length. The tables are Markdown, on standard output.
 """
 
-import argparse
 import importlib
 import json
-import os
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -26,10 +24,11 @@ from dcgan_peers import jax_convolution
 from nets import CASES
 from timing import (
     ceilings,
-    cores,
     interleave,
     machine,
     quartiles,
+    run_options,
+    run_parser,
     set_threads,
     table,
     version,
@@ -261,27 +260,12 @@ def totals(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=cores(), help="default: all cores")
+    parser = run_parser(__doc__, CONTENDERS, rounds=15, seconds=0.05, turn="a turn")
     parser.add_argument(
         "--layers", nargs="+", default=list(CASES), metavar="LAYER",
         help=f"nets ({', '.join(CASES)}) or layers, critic-32/D0; default: all",
     )  # fmt: skip
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=0.05, help="length of a turn")
-    parser.add_argument("--quick", action="store_true", help="few, short turns: a smoke test")
-    parser.add_argument("--json", metavar="FILE", help="write all figures and every turn's time")
-    options = parser.parse_args()
-    for name in ("threads", "rounds", "seconds"):
-        if not getattr(options, name) > 0:
-            parser.error(f"--{name} is {getattr(options, name)}; expected a number above 0")
-    if options.threads > cores():
-        parser.error(f"--threads is {options.threads}; this process may use {cores()} cores")
-    if options.json and not os.access(Path(options.json).absolute().parent, os.W_OK):
-        parser.error(f"--json {options.json}: its folder does not exist or cannot be written")
+    options = run_options(parser)
     chosen = [layer for layer in LAYERS if {layer, layer.partition("/")[0]} & set(options.layers)]
     unknown = set(options.layers) - set(CASES) - set(LAYERS)
     if unknown:

@@ -9,11 +9,9 @@ steps must agree, or the run fails. Then they take turns, each in a process of i
 order each round, each turn the same number of steps. The tables are Markdown, on standard output.
 """
 
-import argparse
 import importlib
 import json
 import math
-import os
 import sys
 from contextlib import ExitStack
 from functools import partial
@@ -25,12 +23,13 @@ from dcgan_peers import CONTENDERS, TORCH, TORCH_LAST, tinygan_step
 from nets import CASES
 from timing import (
     ceilings,
-    cores,
     forget_peak,
     interleave,
     machine,
     quartiles,
     resident,
+    run_options,
+    run_parser,
     set_threads,
     table,
     timed,
@@ -236,25 +235,10 @@ def installed(names):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=cores(), help="default: all cores")
+    parser = run_parser(__doc__, CONTENDERS, rounds=15, seconds=0.5, turn="a tinygan turn")
     parser.add_argument("--nets", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=0.5, help="length of a tinygan turn")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory")
-    parser.add_argument("--quick", action="store_true", help="few, short turns: a smoke test")
-    parser.add_argument("--json", metavar="FILE", help="write all figures and every turn's time")
-    options = parser.parse_args()
-    for name in ("threads", "rounds", "seconds"):
-        if not getattr(options, name) > 0:
-            parser.error(f"--{name} is {getattr(options, name)}; expected a number above 0")
-    if options.threads > cores():
-        parser.error(f"--threads is {options.threads}; this process may use {cores()} cores")
-    if options.json and not os.access(Path(options.json).absolute().parent, os.W_OK):
-        parser.error(f"--json {options.json}: its folder does not exist or cannot be written")
+    options = run_options(parser)
     set_threads(options.threads)
     if options.quick:
         options.rounds, options.seconds = 2, 0.01

@@ -1,5 +1,6 @@
 """What the benchmarks share: threads, a description of the machine, interleaved rounds."""
 
+import argparse
 import gc
 import importlib.metadata
 import os
@@ -32,6 +33,34 @@ def cores():
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def run_parser(description, contenders, rounds, seconds, turn):
+    """A parser of the options that every script of turns has; these are their defaults."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--threads", type=int, default=cores(), help="default: all cores")
+    add("--contenders", nargs="+", choices=contenders, default=list(contenders))
+    add("--rounds", type=int, default=rounds)
+    add("--seconds", type=float, default=seconds, help=f"length of {turn}")
+    add("--quick", action="store_true", help="few, short turns: a smoke test")
+    add("--json", metavar="FILE", help="write all figures and every turn's time")
+    return parser
+
+
+def run_options(parser):
+    """The options, checked before any work."""
+    options = parser.parse_args()
+    for name in ("threads", "rounds", "seconds"):
+        if not getattr(options, name) > 0:
+            parser.error(f"--{name} is {getattr(options, name)}; expected a number above 0")
+    if options.threads > cores():
+        parser.error(f"--threads is {options.threads}; this process may use {cores()} cores")
+    if options.json and not os.access(Path(options.json).absolute().parent, os.W_OK):
+        parser.error(f"--json {options.json}: its folder does not exist or cannot be written")
+    return options
 
 
 def set_threads(n):

@@ -10,11 +10,9 @@ own, in a new order each round, each turn the same number of iterations. The tab
 on standard output.
 """
 
-import argparse
 import importlib
 import json
 import math
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,13 +21,14 @@ from time import perf_counter
 import numpy as np
 from peers import CASES, CONTENDERS, tinygan_eager
 from timing import (
-    cores,
     forget_peak,
     import_seconds,
     interleave,
     machine,
     quartiles,
     resident,
+    run_options,
+    run_parser,
     set_threads,
     sgemm_rates,
     table,
@@ -200,24 +199,9 @@ def report(results, flops, ceilings):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=cores(), help="default: all cores")
+    parser = run_parser(__doc__, CONTENDERS, rounds=21, seconds=0.3, turn="a tinygan turn")
     parser.add_argument("--steps", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--seconds", type=float, default=0.3, help="length of a tinygan turn")
-    parser.add_argument("--quick", action="store_true", help="few, short turns: a smoke test")
-    parser.add_argument("--json", metavar="FILE", help="write all figures and every turn's time")
-    options = parser.parse_args()
-    for name in ("threads", "rounds", "seconds"):
-        if not getattr(options, name) > 0:
-            parser.error(f"--{name} is {getattr(options, name)}; expected a number above 0")
-    if options.threads > cores():
-        parser.error(f"--threads is {options.threads}; this process may use {cores()} cores")
-    if options.json and not os.access(Path(options.json).absolute().parent, os.W_OK):
-        parser.error(f"--json {options.json}: its folder does not exist or cannot be written")
+    options = run_options(parser)
     set_threads(options.threads)
     rounds, seconds, repeats = options.rounds, options.seconds, 7
     if options.quick:

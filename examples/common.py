@@ -4,9 +4,21 @@ import argparse
 import io
 import math
 import os
+import platform
 import tempfile
 
 import numpy as np
+
+import tinygan as tg
+from tinygan import losses
+
+LOSSES = {
+    "minimax": losses.MINIMAX,
+    "non-saturating": losses.NON_SATURATING,
+    "wasserstein": losses.WASSERSTEIN,
+    "least-squares": losses.LEAST_SQUARES,
+    "hinge": losses.HINGE,
+}
 
 
 def chosen_preset(argv, presets, default):
@@ -68,6 +80,15 @@ def write_whole(path, content):
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def versions():
+    """What made a run, for its report."""
+    return {
+        "tinygan": tg.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
 
 
 def array_bytes(array):

@@ -13,13 +13,13 @@ import argparse
 import json
 import math
 import os
-import platform
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from common import (
+    LOSSES,
     array_bytes,
     check_folder,
     chosen_preset,
@@ -27,11 +27,12 @@ from common import (
     not_negative,
     positive,
     seed,
+    versions,
     write_whole,
 )
 
 import tinygan as tg
-from tinygan import data, losses, models, nn, optim, penalties
+from tinygan import data, models, nn, optim, penalties
 from tinygan.backend import check_device
 from tinygan.study.plots import as_bytes, image_grid, training_curves
 from tinygan.train import GAN, Diverged, normal_prior, train, uniform_prior
@@ -42,13 +43,6 @@ MODELS = {  # the networks and the images' size
     "dcgan28": (models.dcgan28, 28),
     "dcgan32": (models.dcgan32, 32),
     "dcgan64": (models.dcgan64, 64),
-}
-LOSSES = {
-    "minimax": losses.MINIMAX,
-    "non-saturating": losses.NON_SATURATING,
-    "wasserstein": losses.WASSERSTEIN,
-    "least-squares": losses.LEAST_SQUARES,
-    "hinge": losses.HINGE,
 }
 PENALTIES = {
     "none": None,
@@ -225,6 +219,7 @@ def main(argv=None):
     prior, latent = PRIORS[args.prior], gan.generator.input[0]
     per_step = args.batch * args.critic_steps
     steps = args.steps if args.epochs is None else math.ceil(args.epochs * len(images) / per_step)
+    args.steps = steps  # what the report says
     every = args.every or math.ceil(steps / 8)
     probe = prior(stream.child(2), (SAMPLES, latent), np.float32)
 
@@ -287,11 +282,7 @@ def main(argv=None):
             "critic": models.count_parameters(players.critic),
         },
         "settings": settings,
-        "versions": {
-            "tinygan": tg.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
     }
     title = f"{args.model}, {args.loss} loss, penalty {args.penalty}" + (
         f" (λ {args.weight:g})" if args.penalty != "none" else ""

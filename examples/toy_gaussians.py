@@ -12,25 +12,26 @@ import argparse
 import json
 import math
 import os
-import platform
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from common import (
+    LOSSES,
     array_bytes,
     check_folder,
     chosen_preset,
     fraction,
     positive,
     seed,
+    versions,
     write_whole,
 )
 from threadpoolctl import threadpool_limits
 
 import tinygan as tg
-from tinygan import data, losses, metrics, models, nn, optim, penalties
+from tinygan import data, metrics, models, nn, optim, penalties
 from tinygan.backend import check_device
 from tinygan.study.fields import gradient_field, value_surface
 from tinygan.train import GAN, Diverged, train
@@ -44,13 +45,6 @@ DATASETS = {  # a function of the scale, and the scale that is taken without --s
     "swissroll": (data.SwissRoll, 1.0),
     "ring": (lambda scale: data.ring(radius=scale, deviation=0.01 * scale), 1.0),
     "grid": (lambda scale: data.grid(spacing=2.0 * scale, deviation=0.05 * scale), 1.0),
-}
-LOSSES = {
-    "minimax": losses.MINIMAX,
-    "non-saturating": losses.NON_SATURATING,
-    "wasserstein": losses.WASSERSTEIN,
-    "least-squares": losses.LEAST_SQUARES,
-    "hinge": losses.HINGE,
 }
 PENALTIES = {
     "none": None,
@@ -291,11 +285,7 @@ def main(argv=None):
         "seed": args.seed,
         "threads": threads,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-        "versions": {
-            "tinygan": tg.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-        },
+        "versions": versions(),
     }
     title = f"{args.dataset}, {args.loss} loss, penalty {args.penalty}, iteration {done:,}"
     summary, evolution = draw(

@@ -372,7 +372,7 @@ def test_epochs_are_counted_in_images_that_the_critic_saw(
     file = write_npz(tmp_path / "few.npz", random_pixels(20, 28, 28))
     options = ["--epochs", epochs, "--critic-steps", str(critic_steps), "--steps", "9"]
     report = run(tmp_path, "--data", str(file), *options)
-    assert calls[0]["steps"] == report["steps_done"] == steps
+    assert calls[0]["steps"] == report["steps_done"] == report["settings"]["steps"] == steps
     assert report["epochs_done"] == steps * 8 * critic_steps / 20
     assert grids(tmp_path)[-1] == f"samples_{steps:06d}.png"
 

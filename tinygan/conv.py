@@ -1,9 +1,9 @@
 """Convolution, its transpose and its weight gradient: one trilinear form and its three derivatives.
 
-    T(x, w, z) = Σ x[n, s·p+k−a, s·q+l−b, c] · w[k, l, c, o] · z[n, p, q, o]
+    T(x, w, z) = Σ x[n, s·p+k−t, s·q+l−u, c] · w[k, l, c, o] · z[n, p, q, o]
 
 summed over samples n, grid points (p, q), kernel taps (k, l), and channels c, o; s is the stride
-and (a, b) the padding above and on the left. x is zero outside the image.
+and (t, u) the padding above and on the left. x is zero outside the image.
 
     conv2d(x, w)             = ∂T/∂z      images to grid
     conv2d_transpose(z, w)   = ∂T/∂x      grid to images
@@ -139,7 +139,7 @@ def _pads(pad):
 def conv2d(x, w, b=None, *, geometry):
     """The convolution (cross-correlation) of images with a kernel, and a bias if one is given.
 
-    y[n, p, q, o] = Σ x[n, s·p+k−a, s·q+l−b, c]·w[k, l, c, o] + b[o]
+    y[n, p, q, o] = Σ x[n, s·p+k−t, s·q+l−u, c]·w[k, l, c, o] + b[o]
 
     Shapes: x (N, H, W, C), w (kh, kw, C, O), b (O,), y (N, P, Q, O).
     Gradient: x̄ = conv2d_transpose(ȳ, w); w̄ = conv2d_weight_grad(x, ȳ); b̄ = Σ ȳ
@@ -167,7 +167,7 @@ def conv2d(x, w, b=None, *, geometry):
 def conv2d_transpose(z, w, b=None, *, geometry):
     """The transposed convolution: every grid point puts its kernel into the image.
 
-    y[n, i, j, c] = Σ z[n, p, q, o]·w[k, l, c, o] + b[c], over s·p+k−a = i and s·q+l−b = j
+    y[n, i, j, c] = Σ z[n, p, q, o]·w[k, l, c, o] + b[c], over s·p+k−t = i and s·q+l−u = j
 
     Shapes: z (N, P, Q, O), w (kh, kw, C, O), b (C,), y (N, H, W, C).
     Gradient: z̄ = conv2d(ȳ, w); w̄ = conv2d_weight_grad(ȳ, z); b̄ = Σ ȳ
@@ -199,7 +199,7 @@ def conv2d_transpose(z, w, b=None, *, geometry):
 def conv2d_weight_grad(x, z, *, geometry):
     """The correlation of images with grids: the gradient of a convolution in its weights.
 
-    y[k, l, c, o] = Σ x[n, s·p+k−a, s·q+l−b, c]·z[n, p, q, o]
+    y[k, l, c, o] = Σ x[n, s·p+k−t, s·q+l−u, c]·z[n, p, q, o]
 
     The sum runs over chunks of images in their order, within each thread's part, then over parts:
     the same bits for the same number of threads.

@@ -179,6 +179,8 @@ class Conv:
             kernel·outputs/stride², how many outputs an input reaches.
     Shapes: x (N, H, W, inputs), weight (kh, kw, inputs, outputs), bias (outputs,),
         y (N, P, Q, outputs).
+    Raises: ValueError for sizes, kernels, strides and pads that make no sense, and for images of
+        another layout or number of channels.
     """
 
     inputs: int
@@ -230,6 +232,7 @@ class ConvTranspose:
             in an output, and fan_out kernel·outputs.
     Shapes: x (N, P, Q, inputs), weight (kh, kw, outputs, inputs), bias (outputs,),
         y (N, H, W, outputs).
+    Raises: ValueError as in :class:`Conv`, and for an output_padding of the stride or more.
     """
 
     inputs: int
@@ -355,6 +358,7 @@ class Reshape:
     """Each sample in another shape.
 
     Shapes: x (N, ...), y (N, *shape).
+    Raises: ValueError for samples of another number of values.
     """
 
     shape: tuple
@@ -377,6 +381,7 @@ def dropout_mask(stream, shape, rate, dtype=np.float32):
 
     Drawn apart from the step that uses it, like all noise: the step stays a function of arrays.
 
+    Shapes: returns ``shape``, that of the x it is for.
     Raises: ValueError for a rate outside [0, 1).
     Source: Srivastava et al. (2014), scaled in training as in PyTorch.
     """

@@ -35,6 +35,8 @@ def mean_over(a, axes):
     """The mean over axes, which stay with length 1.
 
     y = Σ a/n
+
+    Shapes: a (N, ..., C), y the same with 1 for each of the axes.
     """
     kept = tuple(1 if i in axes else n for i, n in enumerate(a.shape))
     y = sum_to(a, shape=kept)
@@ -45,6 +47,8 @@ def inverse_deviation(a, axes, eps):
     """One over the standard deviation over axes, which stay with length 1.
 
     y = 1/√(Σ (a − mean a)²/n + eps)
+
+    Shapes: as in :func:`mean_over`.
     """
     return rsqrt(add(mean_over(square(subtract(a, mean_over(a, axes))), axes), eps))
 
@@ -55,6 +59,7 @@ def block_mean(a, *, axes):
 
     y = Σ a/n
 
+    Shapes: as in :func:`mean_over`.
     No rule, on purpose: the one of :func:`standardise` has its part.
     """
     return _mean(a, axes, lambda i, j: a[i:j])
@@ -66,6 +71,7 @@ def block_inverse_deviation(a, mean, *, axes, eps):
 
     y = 1/√(Σ (a − mean)²/n + eps)
 
+    Shapes: as in :func:`mean_over`.
     No rule, on purpose: the one of :func:`standardise` has its part.
     """
 
@@ -144,7 +150,6 @@ def standard_dot(h, a, mean, r, *, axes, eps):
     Shapes: h, a (N, ..., C), y (C,).
     Gradient: h̄ = â·ȳ; ā = project(h) of scale ȳ
     """
-
     of_batch = 0 in axes  # r is then the same for all samples, and can wait until the end
 
     def products(i, j):
@@ -214,7 +219,8 @@ def batch_norm(x, scale, shift, eps=1e-5):
     asking for its norm is an error (see :mod:`tinygan.penalties`).
 
     Shapes: x, y (N, ..., C), scale and shift (C,).
-    Raises: ValueError for fewer than two values of each feature.
+    Raises: ValueError for fewer than two values of each feature, and for vectors of another length
+        than C.
     Source: Ioffe & Szegedy (2015).
     """
     _expect_features("batch_norm", x, scale, shift)
@@ -235,6 +241,7 @@ def layer_norm(x, scale, shift, eps=1e-5):
     No sample depends on another.
 
     Shapes: x, y (N, ..., C), scale and shift (C,).
+    Raises: ValueError for vectors of another length than C.
     Source: Ba, Kiros & Hinton (2016); Gulrajani et al. (2017).
     """
     _expect_features("layer_norm", x, scale, shift)
@@ -247,6 +254,7 @@ def standing_norm(x, mean, variance, scale, shift, eps=1e-5):
     y = scale·(x − mean)/√(variance + eps) + shift
 
     Shapes: x, y (N, ..., C), the others (C,).
+    Raises: ValueError for vectors of another length than C.
     """
     _expect_features("standing_norm", x, mean, variance, scale, shift)
     slope = multiply(scale, rsqrt(add(variance, eps)))

@@ -103,9 +103,9 @@ def _slopes(critic, points, of, insist):
     if type(y) is not Tensor:
         y = Tensor(y)  # a critic that ignores its input: slope 0
     for node in tape([y], {id(x)}):
-        if node is x or node.op is None or insist:
+        if node is x or node.op is None:
             continue
-        if node.op.mixes_samples(node.params):
+        if node.op.mixes_samples(node.params) and not insist:
             raise ValueError(
                 f"gradient_penalty: the critic uses {node.op.__name__}, which mixes the samples of "
                 "a batch (batch norm does). A sample's slope would then hold other samples' "

@@ -33,6 +33,8 @@ class GAN:
         average: average the two halves of the critic's loss instead of summing them.
         one_batch: send real and fake samples through the critic as one batch: the same values to
             rounding, in fewer and larger products. Not for critics that mix samples.
+    Raises: ValueError for a clip not above 0, and for one_batch or a penalty with a critic that
+        mixes samples.
     """
 
     generator: Any

@@ -29,6 +29,8 @@ def generator(
         norm: a layer of :mod:`tinygan.nn` after each hidden convolution, or None.
         bias: whether the convolutions have one.
         output: the last function: tanh for images in [−1, 1], sigmoid for [0, 1].
+    Shapes: z (N, latent), images (N, 4·2ᵈ, 4·2ᵈ, channels) for d hidden layers.
+    Raises: ValueError for another kernel.
     Source: Radford, Metz & Chintala (2016), figure 1.
     """
     layers = {"pixel": nn.Reshape((1, 1, latent))}
@@ -59,6 +61,8 @@ def critic(
         norm: a layer of :mod:`tinygan.nn` before each activation from number ``norm_from`` on, or
             None.
         bias: whether the convolutions have one.
+    Shapes: images (N, image, image, channels), logits (N, 1).
+    Raises: ValueError for another kernel, or an image too small for so many halvings.
     Source: Radford, Metz & Chintala (2016).
     """
     layers, sizes, left = {}, (channels, *hidden), image
@@ -120,6 +124,8 @@ def dcgan32(
         filters, generator_filters: the same number of channels in every hidden layer of both, or of
             G, instead of those above.
         activations: of G and D; (tanh, tanh) for P0's variant.
+    Shapes: z (N, 100), images (N, 32, 32, channels), logits (N, 1).
+    Raises: ValueError for a kernel other than 4 and 5, or a width not above 0.
     Source: P4, Analyzing Stability and Properties of GANs, tables 1 and 2 (DCGAN), 4 and 5 (WGAN).
     """
     g, d = _scaled(width, 1024, 512, 256), _scaled(width, 32, 64, 128, 256)
@@ -134,6 +140,8 @@ def dcgan64(
     """DCGAN's networks for 64×64: G 100 → 1024×4×4 → 512×8×8 → 256×16×16 → 128×32×32 → 3×64×64,
     D its mirror image. Arguments as in :func:`dcgan32`; width ½ is the one in common use.
 
+    Shapes: z (N, 100), images (N, 64, 64, channels), logits (N, 1).
+    Raises: ValueError as in :func:`dcgan32`.
     Source: Radford, Metz & Chintala (2016), figure 1, with kernel 5; P0 figure 1.
     """
     g = _scaled(width, 1024, 512, 256, 128)
@@ -170,6 +178,8 @@ def dcgan28(
         output: sigmoid for images in [0, 1], tanh for [−1, 1].
         generator_filters: the same number of channels in every hidden layer of G, instead.
         activations: of G and D; (tanh, tanh) for P0's variant.
+    Shapes: z (N, latent), images (N, 28, 28, channels), logits (N, 1).
+    Raises: ValueError for a width not above 0.
     Source: Gulrajani et al. (2017), their MNIST networks; P0 prints no sizes.
     """
     up, down = activations
