@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tinygan import kernels
 from tinygan.engine import Tensor
 
 _ALWAYS = {
@@ -18,6 +19,14 @@ settings.register_profile("dev", max_examples=50, **_ALWAYS)
 settings.register_profile("ci", max_examples=200, derandomize=True, **_ALWAYS)
 settings.register_profile("intense", max_examples=2000, **_ALWAYS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--emulated",
+        action="store_true",
+        help="run every test as on a GPU: NumPy arrays go through our kernels in the emulator",
+    )
 
 
 def pytest_configure(config):
@@ -45,6 +54,16 @@ def tracked_arrays_are_read_only():
     Tensor.__init__ = __init__
     yield
     Tensor.__init__ = build
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(request):
+    """With ``--emulated``, every test runs inside ``kernels.emulated()``."""
+    if not request.config.getoption("--emulated"):
+        yield
+        return
+    with kernels.emulated():
+        yield
 
 
 class Backend:

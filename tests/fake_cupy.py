@@ -4,14 +4,19 @@ It refuses what CuPy refuses (implicit conversion to NumPy, meeting NumPy arrays
 keywords that CuPy lacks), returns 0-d arrays where NumPy returns scalars, and goes the way CuPy
 goes where the way shows in the numbers: ``np.add.reduceat`` as differences of a running sum,
 integer indices out of range wrapped round. It knows only the functions listed below; the
-signatures are those of CuPy 14.2.
+signatures are those of CuPy 14.2. Kernels run through the emulator.
 """
 
 import inspect
 import operator
+import re
 import types
+from pathlib import Path
 
 import numpy as np
+
+from tinygan import kernels
+from tinygan.kernels import compile, launch
 
 SIGNATURES = """
 all(a, axis=None, out=None, keepdims=False)
@@ -442,6 +447,109 @@ def as_strided(x, shape=None, strides=None):
     return ndarray(view)
 
 
+# Kernels: compiled and launched as CuPy does, but by the emulator
+
+
+class CompileException(Exception):
+    """cupy.cuda.compiler.CompileException"""
+
+
+class CUDADriverError(RuntimeError):
+    """cupy.cuda.driver.CUDADriverError"""
+
+
+class RawModule:
+    """cupy.RawModule of a code that includes one source of kernels, found by the options' -I."""
+
+    def __init__(
+        self,
+        *,
+        code=None,
+        path=None,
+        options=(),
+        backend="nvrtc",
+        translate_cucomplex=False,
+        enable_cooperative_groups=False,
+        name_expressions=None,
+        jitify=None,
+    ):
+        if not isinstance(code, str) or type(options) is not tuple:
+            raise TypeError(f"code is {type(code)} and options {type(options)}: a str and a tuple")
+        if path is not None or backend != "nvrtc":
+            raise NotImplementedError("this stand-in compiles code, by NVRTC")
+        if not any(option in ("-std=c++17", "--std=c++17") for option in options):
+            raise CompileException("NVRTC of CuPy compiles C++14 if no option says more")
+        (name,) = re.findall(r'^#include "(.*)"$', code, re.M)
+        folders = [Path(option[2:]) for option in options if option.startswith("-I")]
+        files = [folder / name for folder in folders if (folder / name).is_file()]
+        if not files:
+            raise CompileException(f"cannot open source file {name!r}")
+        self._source = str(files[0])
+        self._names = tuple(name_expressions or ())
+
+    def get_function(self, name):
+        if name not in self._names:
+            raise CUDADriverError("CUDA_ERROR_NOT_FOUND: named symbol not found")
+        return RawKernel(kernels.Kernel(self._source, name))
+
+
+class RawKernel:
+    """What RawModule.get_function returns; ``launches`` counts its calls."""
+
+    def __init__(self, kernel):
+        self.launches = 0
+        self._kernel = kernel
+        self._shared = launch.KIB * 48
+        try:
+            compile.emulator(kernel)
+        except RuntimeError as error:
+            raise CompileException(str(error)) from error
+
+    @property
+    def max_dynamic_shared_size_bytes(self):
+        return self._shared
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, value):
+        if value > launch.LIMITS[90].shared_per_block:
+            raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+        self._shared = value
+
+    def __call__(self, grid, block, args, *, shared_mem=0):
+        if type(grid) is not tuple or type(block) is not tuple:
+            raise TypeError(f"Expected tuple, got {type(grid)} and {type(block)}")
+        if shared_mem > self._shared:
+            raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+        self.launches += 1
+        launch.run_emulated(self._kernel, grid, block, [_argument(a) for a in args], shared_mem)
+
+
+def _argument(a):
+    if isinstance(a, ndarray):
+        return a._host
+    if isinstance(a, np.ndarray) and a.size != 1:
+        raise TypeError(
+            f"You are trying to pass a numpy.ndarray of shape {a.shape} as a kernel parameter. "
+            "Only numpy.ndarrays of size one can be passed by value."
+        )
+    if not isinstance(a, (np.generic, np.ndarray)):
+        raise TypeError(f"Unsupported type {type(a)}")
+    return a
+
+
+class Device:
+    """cupy.cuda.Device of an H100."""
+
+    compute_capability = "90"
+    attributes = {"MultiProcessorCount": 132}
+
+    def __init__(self, index=0):
+        self.id = operator.index(index)
+
+    def synchronize(self):
+        pass
+
+
 def _creator(name):
     make = getattr(np, name)
     return lambda *args, **kwargs: ndarray(make(*args, **kwargs))
@@ -475,10 +583,12 @@ def module():
     cupy.__version__ = "14.2.0 (stand-in)"
     cupy.cuda = types.SimpleNamespace(
         runtime=types.SimpleNamespace(
-            getDeviceCount=lambda: 1, CUDARuntimeError=type("CUDARuntimeError", (RuntimeError,), {})
+            getDeviceCount=lambda: 1,
+            getDevice=lambda: 0,
+            CUDARuntimeError=type("CUDARuntimeError", (RuntimeError,), {}),
         ),
-        Device=lambda index=0: types.SimpleNamespace(
-            id=operator.index(index), synchronize=lambda: None
-        ),
+        Device=type("Device", (Device,), {}),  # a test may turn it into another device
+        compiler=types.SimpleNamespace(CompileException=CompileException),
     )
+    cupy.RawModule = RawModule
     return cupy

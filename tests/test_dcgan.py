@@ -273,7 +273,8 @@ def test_parameters_are_made_on_the_streams_device(stand_in):
     for net in PAIRS["32"][0]:
         there = net.init(Stream(3, device="gpu"))
         for a, b in zip(tree.leaves(there), tree.leaves(net.init(Stream(3))), strict=True):
-            assert np.array_equal(stand_in.get(a), b)
+            # By a kernel there: its normals differ from NumPy's by a few ulp.
+            np.testing.assert_allclose(stand_in.get(a), b, rtol=1e-6)
 
 
 def test_a_latent_dimension_of_every_pair():

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import tinygan
+import tinygan.kernels
 from tinygan import ops
 from tinygan.engine import Primitive, primitive
 
@@ -26,20 +27,25 @@ FILES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 FILES["tinygan"] = FILES.pop("__init__")
+KERNELS = Path(tinygan.kernels.__file__).parent  # beside tinygan in the clone, within it elsewhere
+FILES |= {
+    f"kernels.{path.stem}".removesuffix(".__init__"): path for path in sorted(KERNELS.glob("*.py"))
+}
 
 # Imports
 
-FLOOR = {"tree", "backend", "parallel"}
+FLOOR = {"tree", "backend", "parallel", "kernels"}
 CORE = FLOOR | {"engine", "ops"}
 MAY_IMPORT = {
     "tree": set(),
-    "backend": set(),
+    "kernels": set(),
+    "backend": {"kernels"},
     "parallel": set(),
     "engine": FLOOR,
     "ops": FLOOR | {"engine"},
     "check": FLOOR | {"engine"},
     "replay": FLOOR | {"engine"},
-    "conv": CORE | {"kernels"},
+    "conv": CORE,
     "norms": CORE,
     "nn": CORE | {"conv", "norms"},
     "models": CORE | {"conv", "norms", "nn"},
@@ -82,7 +88,7 @@ def imports(source, module, is_package=False):
     }
 
 
-PLACES = {place(module) for module in FILES} | set(MAY_IMPORT) | ABOVE_ALL | {"kernels"}
+PLACES = {place(module) for module in FILES} | set(MAY_IMPORT) | ABOVE_ALL
 
 
 def wrong_arrows(module, source, is_package=False):
@@ -112,6 +118,8 @@ def test_imports_point_one_way(module):
         ("engine", "from tinygan.ops import exp", {"ops", "ops.exp"}),
         ("engine", "def f():\n    import tinygan.nn", {"nn"}),
         ("tree", "from . import engine", {"engine"}),
+        ("kernels.conv", "from tinygan.backend import to_host", {"backend", "backend.to_host"}),
+        ("kernels.conv", "from .launch import Kernel\nfrom tinygan.kernels import tiles", set()),
         ("models.mlp", "from ..losses import minimax", {"losses", "losses.minimax"}),
         ("models.mlp", "from .dcgan import DCGAN\nfrom .. import nn", set()),
         ("check", "from tinygan import ops, tree", {"ops"}),
@@ -141,14 +149,25 @@ def test_only_the_backend_imports_cupy():
     assert mentions_of("cupy", "def f():\n    from cupyx.scipy import special")
 
 
-def test_the_tree_imports_nothing_but_the_standard_library():
+def libraries(source):
+    """The top names of what ``source`` imports."""
     tops = set()
-    for node in ast.walk(ast.parse(FILES["tree"].read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             tops |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             tops.add("." if node.level else node.module.partition(".")[0])
-    assert tops <= set(sys.stdlib_module_names)
+    return tops
+
+
+def test_the_tree_imports_nothing_but_the_standard_library():
+    assert libraries(FILES["tree"].read_text()) <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if place(m) == "kernels"])
+def test_the_kernels_import_only_numpy(module):
+    allowed = {"numpy", "tinygan", "."} | set(sys.stdlib_module_names)
+    assert libraries(FILES[module].read_text()) <= allowed
 
 
 def test_importing_tinygan_brings_no_heavy_library():
@@ -169,7 +188,19 @@ def test_importing_tinygan_brings_no_heavy_library():
 # Words
 
 BELOW_LOSSES = [
-    *["tree", "backend", "parallel", "engine", "ops", "check", "conv", "norms", "nn", "replay"]
+    *[
+        "tree",
+        "kernels",
+        "backend",
+        "parallel",
+        "engine",
+        "ops",
+        "check",
+        "conv",
+        "norms",
+        "nn",
+        "replay",
+    ]
 ]
 GAN_WORDS = re.compile(
     r"discriminat\w*|critics?\b|generators?\b|adversar\w*|wasserstein|\bw?gans?\b|\bdcgan\w*", re.I
@@ -416,6 +447,7 @@ METHODS = {"sum", "mean", "max", "reshape", "transpose"}  # of a Tensor: the fun
         "data.toy",
         "data.images",
         "data.readers",
+        *[module for module in FILES if module.startswith("kernels.")],
     ],
 )
 def test_everything_public_has_a_docstring(module):

@@ -1,8 +1,19 @@
 """tinygan: GANs from scratch on NumPy or CuPy, with every gradient in plain sight."""
 
+try:
+    import tinygan.kernels  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "tinygan.kernels":
+        raise
+    raise ModuleNotFoundError(
+        "tinygan.kernels is not there: this tinygan is a clone that is not installed, where the "
+        "kernels lie beside the package. Run pip install -e . in the clone."
+    ) from error
+
 from tinygan import (
     conv,
     data,
+    kernels,
     losses,
     metrics,
     models,
@@ -29,6 +40,7 @@ from tinygan.engine import (
     values,
     vjp,
 )
+from tinygan.kernels import emulated, precision
 from tinygan.parallel import threads
 from tinygan.torch_import import from_torch_dcgan
 from tinygan.tree import tree_map
@@ -41,11 +53,13 @@ __all__ = [
     "check_gradients",
     "conv",
     "data",
+    "emulated",
     "from_torch_dcgan",
     "grad",
     "grad_values",
     "hvp",
     "jvp",
+    "kernels",
     "load_weights",
     "losses",
     "metrics",
@@ -55,6 +69,7 @@ __all__ = [
     "ops",
     "optim",
     "penalties",
+    "precision",
     "primitive",
     "save_weights",
     "stop_gradient",

@@ -20,8 +20,8 @@ then contiguous, and the weights as a matrix are a reshape.
 
 The lowerings: a chunk of images is laid out so that each grid point has its kh·kw·C inputs in one
 row (im2col), and one matrix product does the rest; the transpose makes the same rows by a product
-and adds them back (col2im). A chunk is as large as the cache likes. On the CPU the batch is split
-over the threads of :func:`tinygan.threads`.
+and adds them back (col2im). A chunk is as large as the cache likes, and the batch is split over the
+threads of :func:`tinygan.threads`. On a GPU the kernels of ``kernels/conv.cu`` do without columns.
 """
 
 import math
@@ -30,6 +30,7 @@ from functools import cached_property
 
 import numpy as np
 
+from tinygan import kernels
 from tinygan.backend import array_module
 from tinygan.engine import primitive
 from tinygan.parallel import split
@@ -148,6 +149,8 @@ def conv2d(x, w, b=None, *, geometry):
     _expect_kernel(w, geometry)
     _expect("x", x, (geometry.image, w.shape[-2:-1]), "(N, H, W, C)")
     _expect_bias(b, w.shape[3])
+    if kernels.take(x, w, b):
+        return kernels.conv2d(*kernels.packed(x, w, b), geometry=geometry)
     xp, (n, (p, q), channels) = array_module(x), (len(x), geometry.grid, w.shape[3])
     y = xp.empty((n, p, q, channels), xp.result_type(x, w, w if b is None else b))
     matrix = w.reshape(-1, channels)
@@ -176,6 +179,8 @@ def conv2d_transpose(z, w, b=None, *, geometry):
     _expect_kernel(w, geometry)
     _expect("z", z, (geometry.grid, w.shape[-1:]), "(N, P, Q, O)")
     _expect_bias(b, w.shape[2])
+    if kernels.take(z, w, b):
+        return kernels.conv2d_transpose(*kernels.packed(z, w, b), geometry=geometry)
     xp, n, channels = array_module(z), len(z), w.shape[2]
     y = xp.empty((n, *geometry.image, channels), xp.result_type(z, w, w if b is None else b))
     matrix = w.reshape(-1, w.shape[3]).T
@@ -212,6 +217,8 @@ def conv2d_weight_grad(x, z, *, geometry):
     _expect("z", z, (geometry.grid, z.shape[-1:]), "(N, P, Q, O)")
     if len(x) != len(z):
         raise ValueError(f"x has {len(x)} samples and z {len(z)}; expected the same number")
+    if kernels.take(x, z):
+        return kernels.conv2d_weight_grad(*kernels.packed(x, z), geometry=geometry)
     xp, channels = array_module(x), z.shape[3]
     shape = (math.prod(geometry.kernel) * x.shape[3], channels)
     dtype = xp.result_type(x, z)

@@ -20,6 +20,7 @@ import numpy as np
 
 from tinygan import tree as trees
 from tinygan.backend import array_module
+from tinygan.kernels import fused, serves
 
 _observer = ContextVar("tinygan observer", default=None)
 _ndarray = np.ndarray
@@ -349,9 +350,11 @@ def sum_to(a, *, shape):
     Gradient: ā = broadcast(ȳ)
     """
     lead = a.ndim - len(shape)
-    rows = len(shape) == 1 < a.ndim and shape == a.shape[-1:] and type(a) is _ndarray
-    if rows and a.dtype.kind in "fc":
-        return _sum_of_rows(a.reshape(math.prod(a.shape[:-1]), *shape))
+    if len(shape) == 1 < a.ndim and shape == a.shape[-1:] and a.dtype.kind in "fc":
+        if serves(a) and fused.takes(a):
+            return fused.column_sum(a.reshape(math.prod(a.shape[:-1]), *shape))
+        if type(a) is _ndarray:
+            return _sum_of_rows(a.reshape(math.prod(a.shape[:-1]), *shape))
     axes = tuple(i for i in range(a.ndim) if i < lead or shape[i - lead] != a.shape[i])
     return a.sum(axes, keepdims=True).reshape(shape)
 

@@ -20,6 +20,8 @@ import numpy as np
 
 from tinygan.backend import array_module
 from tinygan.engine import primitive, sum_to
+from tinygan.kernels import norm as kernels
+from tinygan.kernels import serves
 from tinygan.ops import add, multiply, negative, rsqrt, square, subtract
 from tinygan.parallel import blocks
 
@@ -62,6 +64,8 @@ def block_mean(a, *, axes):
     Shapes: as in :func:`mean_over`.
     No rule, on purpose: the one of :func:`standardise` has its part.
     """
+    if serves(a) and kernels.takes(axes, a):
+        return kernels.mean(a, axes)
     return _mean(a, axes, lambda i, j: a[i:j])
 
 
@@ -74,6 +78,9 @@ def block_inverse_deviation(a, mean, *, axes, eps):
     Shapes: as in :func:`mean_over`.
     No rule, on purpose: the one of :func:`standardise` has its part.
     """
+
+    if serves(a) and kernels.takes(axes, a):
+        return kernels.inverse_deviation(a, mean, axes, eps)
 
     def squares(i, j):
         offset = a[i:j] - _samples(mean, i, j)
@@ -92,6 +99,8 @@ def standardise(a, mean, r, scale, shift, *, axes, eps):
     Gradient: ā = project(ȳ): the whole derivative, through mean and r too; theirs are absent;
         s̄cale = Σ ȳ·â; s̄hift = Σ ȳ
     """
+    if serves(a) and kernels.takes(axes, a, scale, shift):
+        return kernels.standardise(a, mean, r, scale, shift, axes)
     y = array_module(a).empty_like(a)
     slope = r * scale
 
@@ -115,6 +124,8 @@ def project(h, a, mean, r, scale, *, axes, eps):
     Gradient: with p = project(ȳ) of scale 1, h̄ = p·scale; s̄cale = Σ p·h; ā as derived at the top
         of this file
     """
+    if serves(a) and kernels.takes(axes, a, scale) and kernels.takes(axes, h):
+        return kernels.project(h, a, mean, r, scale, axes)
     if 0 in axes:  # a feature's own scale can wait until the end
         inner, outer = 1.0, r * scale
     else:
@@ -150,6 +161,8 @@ def standard_dot(h, a, mean, r, *, axes, eps):
     Shapes: h, a (N, ..., C), y (C,).
     Gradient: h̄ = â·ȳ; ā = project(h) of scale ȳ
     """
+    if serves(a) and kernels.takes(axes, a) and kernels.takes(axes, h):
+        return kernels.standard_dot(h, a, mean, r, axes)
     of_batch = 0 in axes  # r is then the same for all samples, and can wait until the end
 
     def products(i, j):

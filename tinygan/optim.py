@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinygan import kernels
 from tinygan import tree as trees
 from tinygan.backend import array_module
 from tinygan.engine import Tensor, primitive
+from tinygan.kernels import optim as steps
+from tinygan.ops import index
 
 
 @primitive
@@ -23,6 +26,8 @@ def descend(p, d, rate):
 
     y = p − rate·d
     """
+    if kernels.serves(p):
+        return steps.sgd(*kernels.packed(p, d), rate)
     y = d * -rate
     y += p
     return y
@@ -77,6 +82,62 @@ def descend_scaled(p, m, v, rate, root, *, eps):
     return y
 
 
+# A whole step as one primitive, for arrays that our kernels serve: there, each pass over memory
+# that the primitives above take is a launch. The result is one array, as every primitive's, so that
+# whatever records calls of primitives sees these; its rows are the new parameter and its state.
+
+
+@primitive
+def momentum_step(p, g, velocity, rate, *, momentum, nesterov):
+    """A step of :class:`SGD` with momentum.
+
+    y = [p − rate·d, b], b = momentum·velocity + g, d = b, or momentum·b + g for Nesterov
+
+    Shapes: p, g, velocity (...), y (2, ...).
+    """
+    if kernels.serves(p):
+        arrays = kernels.packed(p, g, velocity)
+        return steps.momentum(*arrays, rate, momentum=momentum, nesterov=nesterov)
+    b = accumulate.fn(velocity, g, momentum=momentum)
+    d = accumulate.fn(b, g, momentum=momentum) if nesterov else b
+    return np.stack([descend.fn(p, d, rate), b])
+
+
+@primitive
+def rmsprop_step(p, g, square, rate, *, decay, eps):
+    """A step of :class:`RMSProp`.
+
+    y = [p − rate·g/(√v + eps), v], v = decay·square + (1 − decay)·g²
+
+    Shapes: p, g, square (...), y (2, ...).
+    """
+    if kernels.serves(p):
+        return steps.rmsprop(*kernels.packed(p, g, square), rate, decay=decay, eps=eps)
+    v = blend_square.fn(square, g, decay=decay)
+    return np.stack([descend_scaled.fn(p, g, v, rate, 1.0, eps=eps), v])
+
+
+@primitive
+def adam_step(p, g, mean, square, rate, root, *, beta1, beta2, eps):
+    """A step of :class:`Adam`.
+
+    y = [p − rate·m/(root·√v + eps), m, v], m = β₁·mean + (1 − β₁)·g, v = β₂·square + (1 − β₂)·g²
+
+    Shapes: p, g, mean, square (...), y (3, ...).
+    """
+    if kernels.serves(p):
+        arrays = kernels.packed(p, g, mean, square)
+        return steps.adam(*arrays, rate, root, beta1=beta1, beta2=beta2, eps=eps)
+    m, v = blend.fn(mean, g, decay=beta1), blend_square.fn(square, g, decay=beta2)
+    return np.stack([descend_scaled.fn(p, m, v, rate, root, eps=eps), m, v])
+
+
+def _rows(stepped, params):
+    """The rows of each array of ``stepped``, gathered into trees like ``params``."""
+    rows = range(len(stepped[0]))
+    return [trees.rebuild(params, [index(y, at=(i, ...)) for y in stepped]) for i in rows]
+
+
 @dataclass(frozen=True)
 class SGD:
     """Stochastic gradient descent, with momentum or Nesterov's.
@@ -106,6 +167,13 @@ class SGD:
         directions, new = gs, {}
         if self.momentum:
             old = _aligned(params, state["velocity"])
+            if kernels.serves(ps[0]):
+                how = {"momentum": self.momentum, "nesterov": self.nesterov}
+                stepped = [
+                    momentum_step(p, g, m, rate, **how) for p, g, m in zip(ps, gs, old, strict=True)
+                ]
+                params, velocity = _rows(stepped, params)
+                return params, {"velocity": velocity}
             velocity = [
                 accumulate(m, g, momentum=self.momentum) for m, g in zip(old, gs, strict=True)
             ]
@@ -147,6 +215,13 @@ class RMSProp:
             "RMSProp", params, grads, self.rate if rate is None else rate, 1.0
         )
         old = _aligned(params, state["square"])
+        if kernels.serves(ps[0]):
+            stepped = [
+                rmsprop_step(p, g, v, rate, decay=self.decay, eps=self.eps)
+                for p, g, v in zip(ps, gs, old, strict=True)
+            ]
+            params, square = _rows(stepped, params)
+            return params, {"square": square}
         square = [blend_square(v, g, decay=self.decay) for v, g in zip(old, gs, strict=True)]
         stepped = [
             descend_scaled(p, g, v, rate, one, eps=self.eps)
@@ -189,6 +264,14 @@ class Adam:
         root = 1 / math.sqrt(1 - beta2**t)
         ps, gs, rate, root = _leaves("Adam", params, grads, rate, root)
         ms, vs = _aligned(params, state["mean"]), _aligned(params, state["square"])
+        if kernels.serves(ps[0]):
+            how = {"beta1": beta1, "beta2": beta2, "eps": self.eps}
+            stepped = [
+                adam_step(p, g, m, v, rate, root, **how)
+                for p, g, m, v in zip(ps, gs, ms, vs, strict=True)
+            ]
+            params, mean, square = _rows(stepped, params)
+            return params, {"step": t, "mean": mean, "square": square}
         ms = [blend(m, g, decay=beta1) for m, g in zip(ms, gs, strict=True)]
         vs = [blend_square(v, g, decay=beta2) for v, g in zip(vs, gs, strict=True)]
         stepped = [
