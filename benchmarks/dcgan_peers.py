@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
-from nets import EPS, KERNEL, LATENT, PENALTY, SLOPE
+from nets import EPS, KERNEL, LATENT, PENALTY, SLOPE, Batch
 
 
 class Contender(NamedTuple):
@@ -27,7 +27,7 @@ def given(params, fakes):
     return fakes
 
 
-def tinygan_step(case, batches, threads, life):
+def tinygan_step(case, batches, threads, life, device="cpu"):
     import tinygan as tg
     from tinygan.models import critic, generator
     from tinygan.train import GAN, Players, critic_step, generator_step
@@ -48,6 +48,12 @@ def tinygan_step(case, batches, threads, life):
         _tree(weights, net)
         for weights, net in zip(case.weights(), (gan.generator, gan.critic), strict=True)
     ]
+    if device != "cpu":
+        sides = tg.tree_map(partial(tg.to_device, device=device), sides)
+        batches = [
+            Batch(*(None if a is None else tg.to_device(a, device) for a in batch))
+            for batch in batches
+        ]
     state = SimpleNamespace(now=Players(*sides, *(optimizer.init(side) for side in sides)))
     life.enter_context(tg.threads(threads))
 
@@ -87,7 +93,7 @@ def _tree(weights, net):
     return params
 
 
-def torch_step(case, batches, threads, life, channels_last=False):
+def torch_step(case, batches, threads, life, channels_last=False, device="cpu"):
     import torch
     from torch import nn
     from torch.nn.functional import softplus
@@ -106,7 +112,7 @@ def torch_step(case, batches, threads, life, channels_last=False):
                 modules.append(nn.BatchNorm2d(sizes[1], EPS, track_running_stats=False))
                 _set(modules[-1], params["scale"], params["shift"])
             modules += [activation()] if i + 1 < len(layers) else [end()]
-        return nn.Sequential(*modules).to(memory_format=layout)
+        return nn.Sequential(*modules).to(device, memory_format=layout)
 
     def _set(module, weight, bias):
         with torch.no_grad():
@@ -114,10 +120,11 @@ def torch_step(case, batches, threads, life, channels_last=False):
             module.bias.copy_(torch.from_numpy(bias))
 
     def images(a):
-        return torch.from_numpy(a).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        a = torch.from_numpy(a).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        return a.to(device)
 
     def points(a):
-        return torch.from_numpy(a).view(len(a), -1, 1, 1)
+        return torch.from_numpy(a).view(len(a), -1, 1, 1).to(device)
 
     def descend(loss, params, optimizer):
         optimizer.zero_grad()
@@ -150,7 +157,7 @@ def torch_step(case, batches, threads, life, channels_last=False):
         (
             images(real),
             points(source) if case.up else images(source),
-            None if alpha is None else torch.from_numpy(alpha),
+            None if alpha is None else torch.from_numpy(alpha).to(device),
             None if latent is None else points(latent),
         )
         for real, source, alpha, latent in batches

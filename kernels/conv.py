@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 
 from .gemm import (
+    DTYPES,
     check_arrays,
     empty_like,
     expect,
@@ -174,34 +175,17 @@ def _conv2d_weight_grad(dtype, precision, tile, vx, vz):
 
 def instances():
     """Every instance that the three functions can ask for."""
-    single_, double = np.dtype(np.float32), np.dtype(np.float64)
     found = []
-    for precision, tiles in TILES.items():
-        *wide, narrow = tiles
-        for tile in wide:
-            found += [
-                _conv2d(single_, precision, tile, 4, 4),
-                _conv2d_transpose(single_, precision, tile, 4),
-                _conv2d_weight_grad(single_, precision, tile, 4, 4),
-            ]
-        for v in (4, 1):
-            found += [
-                _conv2d(single_, precision, narrow, v, 1),
-                _conv2d_transpose(single_, precision, narrow, v),
-                _conv2d_weight_grad(single_, precision, narrow, v, 1),
-            ]
-        found.append(_conv2d_transpose(single_, precision, SINGLE[precision], 1))
-        for vx, vw in ((1, 4), (1, 1)):
-            found += [
-                _conv2d(single_, precision, SINGLE[precision], vx, vw),
-                _conv2d_weight_grad(single_, precision, SINGLE[precision], vx, vw),
-            ]
-    for tile in (SINGLE["fp32"], TILES["fp32"][-1]):
-        found += [
-            _conv2d(double, "fp32", tile, 1, 1),
-            _conv2d_transpose(double, "fp32", tile, 1),
-            _conv2d_weight_grad(double, "fp32", tile, 1, 1),
-        ]
+    for precision, (*wide, narrow) in TILES.items():
+        dtype = DTYPES[precision == "fp64"]
+        fours = [] if precision == "fp64" else [(tile, 4, 4) for tile in (*wide, narrow)]
+        ones = [(SINGLE[precision], 1, 1), (narrow, 1, 1)]
+        mixed = [] if precision == "fp64" else [(SINGLE[precision], 1, 4)]
+        for tile, v, vo in fours + ones + mixed:
+            found.append(_conv2d(dtype, precision, tile, v, vo))
+            found.append(_conv2d_weight_grad(dtype, precision, tile, v, vo))
+        for tile, v, _ in fours + ones:
+            found.append(_conv2d_transpose(dtype, precision, tile, v))
     return found
 
 

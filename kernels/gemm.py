@@ -25,6 +25,7 @@ DTYPES = np.dtype(np.float32), np.dtype(np.float64)
 LIMIT = 1 << 31  # elements of an array: offsets in the kernels are 32-bit
 BLOCK = 256  # threads of add_parts
 FEW = 16  # terms
+GRID = 65535  # blocks in y and in z
 
 
 def matmul(
@@ -78,7 +79,13 @@ def run(instance, grid, operands, y, sizes, parts, epilogue):
     Args:
         sizes: the kernel's last arguments.
         epilogue: (bias, mask, slope, period of the bias), or None if the kernel has none.
+    Raises: ValueError for a grid that no GPU takes.
     """
+    if max(grid[1:]) > GRID:
+        raise ValueError(
+            f"{instance.kernel.name}: a grid of {grid} blocks; a GPU takes {GRID} across and in "
+            "depth: use fewer channels, or a smaller stride"
+        )
     bias, mask, slope, period = epilogue or (None, None, 1, y.shape[-1])
     number = y.dtype.type
     if parts == 1:
@@ -111,15 +118,14 @@ def _add_parts(dtype):
 
 def instances():
     """Every instance that :func:`matmul` can ask for."""
-    single_, double = np.dtype(np.float32), np.dtype(np.float64)
-    found = [_add_parts(single_), _add_parts(double)]
-    for ta, tb in ((False, False), (False, True), (True, False)):
-        for precision, (*wide, narrow) in TILES.items():
-            found += [_matmul(single_, precision, tile, ta, tb, 4) for tile in wide]
-            found += [_matmul(single_, precision, narrow, ta, tb, v) for v in (4, 1)]
-            found.append(_matmul(single_, precision, SINGLE[precision], ta, tb, 1))
-        for tile in (SINGLE["fp32"], TILES["fp32"][-1]):
-            found.append(_matmul(double, "fp32", tile, ta, tb, 1))
+    found = [_add_parts(dtype) for dtype in DTYPES]
+    for precision, (*wide, narrow) in TILES.items():
+        dtype = DTYPES[precision == "fp64"]
+        for ta, tb in ((False, False), (False, True), (True, False)):
+            if precision != "fp64":
+                found += [_matmul(dtype, precision, tile, ta, tb, 4) for tile in (*wide, narrow)]
+            found.append(_matmul(dtype, precision, SINGLE[precision], ta, tb, 1))
+            found.append(_matmul(dtype, precision, narrow, ta, tb, 1))
     return found
 
 
@@ -179,9 +185,9 @@ def precision_for(a, precision, terms):
     terms, where its own error of some 3·2⁻²⁴ would show, is made with FFMA.
     """
     precision = check_precision(current_precision() if precision is None else precision, a)
-    if a.dtype == np.float64 or (precision == "3xtf32" and terms < FEW):
-        return "fp32"
-    return precision
+    if a.dtype == np.float64:
+        return "fp64"
+    return "fp32" if precision == "3xtf32" and terms < FEW else precision
 
 
 def type_name(dtype):

@@ -50,6 +50,15 @@ LIMITS = {
 }
 
 
+def limits(capability):
+    """The :class:`Limits` of a compute capability, or of the newest older one that is known.
+
+    Before 7.5 a block has 48 KiB of shared memory for certain.
+    """
+    known = [a for a in LIMITS if a <= capability]
+    return LIMITS[max(known)] if known else LIMITS[75]._replace(shared_per_block=48 * KIB)
+
+
 # Where kernels run, and how precisely
 
 

@@ -7,8 +7,10 @@ to choose, so that one shape gets one tile and the same bits in every run on one
 from dataclasses import dataclass
 from functools import lru_cache
 
+from .launch import limits
+
 ALONG_K, ALONG_X = 0, 1  # how a slice lies in shared memory; see tile.cuh
-CODE = {"fp32": 0, "tf32": 1, "3xtf32": 3}  # the precisions' names in tile.cuh
+CODE = {"fp32": 0, "fp64": 0, "tf32": 1, "3xtf32": 3}  # the precisions in multiply.cuh
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,17 @@ class Tile:
 
 
 # From large to small; the last, for a few columns (an image's channels, a critic's one output).
-# A slice of 16 terms for FFMA, whose work per term is 8 times a tensor core's, and of 32 for those.
+# A slice is 16 terms for FFMA, whose work per term is 8 times a tensor core's, and 32 for those.
 TILES = {
     "fp32": (
         Tile(128, 128, 16, 4, 2, 3, 0.85),
         Tile(128, 64, 16, 4, 1, 4, 0.80),
         Tile(64, 64, 16, 2, 2, 4, 0.65),
         Tile(128, 8, 16, 4, 1, 4, 0.25),
+    ),
+    "fp64": (  # two stages, for the shared memory of old chips
+        Tile(64, 64, 16, 2, 2, 2, 0.65),
+        Tile(128, 8, 16, 4, 1, 2, 0.25),
     ),
     "tf32": (
         Tile(128, 128, 32, 2, 2, 3, 0.80),
@@ -75,9 +81,10 @@ TILES = {
     ),
 }
 # Copied one element at a time, where channels do not come in fours: fewer rows a thread has to
-# remember. float64 takes this one too, whose accumulators fill twice the registers.
+# remember.
 SINGLE = {
     "fp32": Tile(64, 64, 16, 2, 2, 4, 0.5),
+    "fp64": TILES["fp64"][0],
     "tf32": Tile(64, 64, 16, 2, 2, 4, 0.5),
     "3xtf32": Tile(64, 64, 16, 2, 2, 4, 0.5),
 }
@@ -86,11 +93,29 @@ NARROW = 8  # columns
 # Multiply-adds per second of one multiprocessor, and the memory's bytes per second over the number
 # of multiprocessors: data sheets (A100, H100), to weigh tiles against parts. Only ratios matter.
 RATES = {
-    80: {"fp32": 90e9, "tf32": 720e9, "3xtf32": 240e9, "memory": 14e9},
-    90: {"fp32": 250e9, "tf32": 1160e9, "3xtf32": 390e9, "memory": 23e9},
+    80: {"fp32": 90e9, "fp64": 45e9, "tf32": 720e9, "3xtf32": 240e9, "memory": 14e9},
+    90: {"fp32": 250e9, "fp64": 125e9, "tf32": 1160e9, "3xtf32": 390e9, "memory": 23e9},
 }
 START = 6  # slices that a block's start and end cost as much time as
 LEAST_TERMS = 128  # of a part
+
+
+def candidates(precision, columns, single, architecture):
+    """The tiles to choose from, those that fit a block's shared memory there, large ones first.
+
+    Args:
+        columns: of the product; few of them take a tile of their own.
+        single: whether an operand is copied one element at a time.
+    """
+    if columns <= NARROW:
+        tiles = TILES[precision][-1:]
+    elif single:
+        tiles = (SINGLE[precision],)
+    else:
+        tiles = TILES[precision][:-1]
+    most = limits(architecture).shared_per_block
+    itemsize = 8 if precision == "fp64" else 4
+    return [tile for tile in tiles if tile.shared(ALONG_K, ALONG_K, itemsize) <= most]
 
 
 @lru_cache(maxsize=4096)
@@ -104,17 +129,11 @@ def choose(precision, rows, columns, terms, grids, single, architecture, multipr
     Args:
         rows, columns, terms: of the product.
         grids: how many such products run side by side (the parities of a transpose).
-        single: whether an operand is copied one element at a time.
+        single, architecture: as in :func:`candidates`.
     """
     rates = RATES[max((a for a in RATES if a <= architecture), default=80)]
-    if columns <= NARROW:
-        tiles = TILES[precision][-1:]
-    elif single:
-        tiles = (SINGLE[precision],)
-    else:
-        tiles = TILES[precision][:-1]
     best = None
-    for tile in tiles:
+    for tile in candidates(precision, columns, single, architecture):
         blocks = grids * -(-rows // tile.rows) * -(-columns // tile.columns)
         slices = -(-terms // tile.terms)
         for wanted in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128):

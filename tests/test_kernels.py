@@ -1,5 +1,6 @@
 """The products' kernels, run by the emulator: right for every instance, in every thread order."""
 
+import itertools
 import math
 import re
 from functools import cache
@@ -93,6 +94,7 @@ def of_name(name):
     """(op, dtype, precision, tile, the other arguments) of an instance."""
     op, dtype, code, *sizes, rest = PATTERN.fullmatch(name).groups()
     precision = next(p for p, c in tiles.CODE.items() if c == int(code))
+    precision = "fp64" if dtype == "double" else precision
     return op, np.dtype(dtype.replace("float", "float32")), precision, tuple(map(int, sizes)), rest
 
 
@@ -137,7 +139,7 @@ def problem(name):
         inputs, right = product(ta, tb, rows, columns, terms, dtype)
 
         def run(choice):
-            return kernels.matmul(*inputs, ta=ta, tb=tb, precision=precision, choice=choice)
+            return kernels.matmul(*inputs, ta=ta, tb=tb, precision=asked(precision), choice=choice)
 
         return run, right, terms
     inner, outer = 20 if rest[0] == "4" else 21, 132 if fours else 69
@@ -147,9 +149,14 @@ def problem(name):
     inputs, geometry, right = convolution(op, *channels, dtype)
 
     def run(choice):
-        return OPS[op][0](*inputs, geometry=geometry, precision=precision, choice=choice)
+        return OPS[op][0](*inputs, geometry=geometry, precision=asked(precision), choice=choice)
 
     return run, right, terms_of(op, inputs, geometry)
+
+
+def asked(precision):
+    """What a caller says for it: float64 is never asked for, it is the arrays'."""
+    return None if precision == "fp64" else precision
 
 
 def cut(tile, terms, parts):
@@ -188,20 +195,38 @@ def test_no_access_to_shared_memory_meets_a_bank_twice(name):
     assert not conflicts, conflicts
 
 
-def test_the_models_use_listed_instances_only(launched):
-    """Whatever ``choose`` picks, for shapes of all kinds, is in ``instances()``."""
+@pytest.mark.parametrize("architecture", [60, *launch.LIMITS, 87, 130])
+def test_choices_are_listed_fit_the_chip_and_cover_the_sum(architecture):
+    most = launch.limits(architecture).shared_per_block
+    for precision in tiles.TILES if architecture >= 80 else ["fp32", "fp64"]:
+        itemsize = 8 if precision == "fp64" else 4
+        for rows, columns, terms, grids, single in itertools.product(
+            (1, 100, 4096, 100_000), (1, 8, 9, 64, 1024), (0, 1, 48, 65536), (1, 4), (True, False)
+        ):
+            tile, parts, of_part = tiles.choose(
+                precision, rows, columns, terms, grids, single, architecture, 132
+            )
+            if columns <= tiles.NARROW:
+                assert tile == tiles.TILES[precision][-1]
+            elif single:
+                assert tile == tiles.SINGLE[precision]
+            else:
+                assert tile in tiles.TILES[precision][:-1]
+            assert max(tile.shared(a, b, itemsize) for a in (0, 1) for b in (0, 1)) <= most
+            assert of_part % tile.terms == 0 < of_part
+            assert (parts - 1) * of_part < max(1, terms) <= parts * of_part
+
+
+def test_work_is_spread_over_the_chip_and_large_work_takes_large_tiles():
+    def blocks(precision, rows, columns, terms):
+        tile, parts, _ = tiles.choose(precision, rows, columns, terms, 1, False, 90, 132)
+        return -(-rows // tile.rows) * -(-columns // tile.columns) * parts
+
     for precision in launch.PRECISIONS:
-        for rows in (1, 100, 4096, 100_000):
-            for columns in (1, 3, 8, 9, 64, 1024):
-                for terms in (0, 1, 48, 1000, 65536):
-                    for grids in (1, 4):
-                        tile, parts, of_part = tiles.choose(
-                            precision, rows, columns, terms, grids, False, 90, 132
-                        )
-                        known = tiles.TILES[precision]
-                        assert tile in known and (tile is known[-1]) == (columns <= 8)
-                        assert of_part % tile.terms == 0 < of_part
-                        assert (parts - 1) * of_part < max(1, terms) <= parts * of_part
+        large = tiles.choose(precision, 1 << 17, 1024, 4096, 1, False, 90, 132)
+        assert large[:2] == (tiles.TILES[precision][0], 1)
+        assert blocks(precision, 1024, 128, 16384) >= 100  # a weight gradient: in parts
+        assert blocks(precision, 4096, 128, 1024) >= 100
 
 
 # Every geometry
@@ -382,7 +407,9 @@ def test_a_planted_fault_is_caught(fault, tmp_path, monkeypatch):
 
         def play(choice):
             tensors, geometry = inputs
-            return OPS[op][0](*tensors, geometry=geometry, precision=precision, choice=choice)
+            return OPS[op][0](
+                *tensors, geometry=geometry, precision=asked(precision), choice=choice
+            )
 
     found = caught(name, inputs, play, right)
     assert bool(found) == (fault != "nothing"), found
@@ -521,6 +548,12 @@ def test_bad_input_is_one_clear_error():
             kernels.conv2d(
                 np.ones((1, 1 << 14, 1, 1), np.float32), np.ones((1, 1, 1, 1), np.float32),
                 geometry=large,
+            )  # fmt: skip
+        strides = Geometry(300, 1, 300)
+        with pytest.raises(ValueError, match="a smaller stride"):
+            kernels.conv2d_transpose(
+                np.ones((1, 1, 1, 1), np.float32), np.ones((1, 1, 1, 1), np.float32),
+                geometry=strides,
             )  # fmt: skip
     with kernels.emulated(architecture=75):
         assert (
