@@ -40,6 +40,7 @@ def cases(place):
         yield from _random(place, dtype, name)
     yield from _random(place, None, "words")
     yield from _ceilings(place, array)
+    yield from _ladder(place)
 
 
 def _products(array, precision, tile, channels, outputs, kind=""):
@@ -82,7 +83,7 @@ def _small(array, kind):
     # Large enough that the sums of a norm have parts, which a second launch adds up.
     a, h = array(6, 5, 5, 32), array(6, 5, 5, 32)
     long, mark = array(2, 12, 12, 33), array(2, 12, 12, 33)
-    scale, rate, root = array(32), array(1).reshape(()), array(1).reshape(()) ** 2
+    scale, rate, root = array(32), array(1).reshape(()), array(1).reshape(())
     yield f"gate {kind}", lambda: [fused.gate(a, h, 0.2), fused.gate(a, a, 0.2)]
     yield f"column_sum {kind}", lambda: [fused.column_sum(a.reshape(-1, 32))]
     for title, axes, x, y, by in (
@@ -148,6 +149,15 @@ def _ceilings(place, array):
     yield "copy", copy
     yield "multiply_adds", lambda: [ceilings.multiply_adds(array(ceilings.ADDS_VALUES), 2, 2)[0]]
     yield "mma_tf32", lambda: [ceilings.mma_tf32(array(ceilings.MMA_VALUES), 2, 2)[0]]
+
+
+def _ladder(place):
+    """The ladder's steps, on a thin layer."""
+    from tinygan.kernels import ladder
+
+    for step in ladder.steps():
+        inputs = map(place.asarray, step.inputs(1, ladder.THIN))
+        yield f"ladder {step.name}", partial(_one, step.run, *inputs, layer=ladder.THIN)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 _INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.M)
-_CXX_FLAGS = "-std=c++17 -O2 -fPIC -shared -ffp-contract=off -Wno-unknown-pragmas".split()
+_CXX_FLAGS = "-std=c++17 -O2 -fPIC -ffp-contract=off -Wno-unknown-pragmas".split()
 
 
 def sources(source):
@@ -166,24 +166,45 @@ def _cpu():
 
 def build(kernel):
     """The path of ``kernel``'s library for the emulator, compiled if it is not in the cache."""
+    source, object_ = HERE / kernel.source, _emulator_object()
+    text = f'#define TG_EMULATOR 1\n#include "{source.name}"\nTG_EXPORT({kernel.name})\n'
+    # The object first: after the kernel, g++'s sanitizers do not find the kernel's lines.
+    flags = ["-shared", "-I", str(source.parent), "-I", str(HERE), str(object_)]
+    return _compiled(kernel, text, ".so", flags, object_.name)
+
+
+def _emulator_object():
+    """The emulator without a kernel, which is linked to every kernel: compiled once."""
+    with _compiling:  # once, however many threads ask
+        return _compiled(_EMULATOR, '#include "emulator.cpp"\n', ".o", ["-c", "-I", str(HERE)])
+
+
+class _Source(NamedTuple):
+    source: str
+    name: str
+
+
+_EMULATOR = _Source("emulator.cpp", "emulator")
+_compiling = threading.Lock()
+
+
+def _compiled(kernel, text, suffix, more, *of_key):
+    """The path of ``text`` compiled by g++ or clang++, from the cache if it is there."""
     import shlex
     import subprocess
     import tempfile
 
     command, version, flags = compiler()
     flags = [*flags, *shlex.split(os.environ.get("TINYGAN_EMULATOR_FLAGS", ""))]
-    source = HERE / kernel.source
-    text = f'#define TG_EMULATOR 1\n#include "{source.name}"\nTG_EXPORT({kernel.name})\n'
-    key = digest(kernel.source, text, version, *command, *flags)
-    path = cache_directory() / f"{_stem(kernel.name)}-{key[:32]}.so"
+    key = digest(kernel.source, text, version, *command, *flags, *of_key)
+    path = cache_directory() / f"{_stem(kernel.name)}-{key[:32]}{suffix}"
     if path.exists():
         return path
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="compiling-") as directory:
-        generated, made = Path(directory, "kernel.cpp"), Path(directory, "kernel.so")
+        generated, made = Path(directory, "kernel.cpp"), Path(directory, "kernel" + suffix)
         generated.write_text(text)
-        where = ["-I", str(source.parent), "-I", str(HERE)]
         done = subprocess.run(
-            [*command, *flags, *where, str(generated), "-o", str(made)],
+            [*command, *flags, *more, str(generated), "-o", str(made)],
             capture_output=True,
             text=True,
         )

@@ -47,12 +47,12 @@ TG_DEVICE unsigned shared_address(const void* p) {
 
 // Copies 4, 8 or 16 bytes from global to shared memory; writes zeros when !ok, and then does not
 // read `global`. The bytes are there for this thread after copy_wait(), for others after a barrier.
-template <int BYTES>
+// REREAD: the block will read them again soon, so they may take a place in the L1 cache.
+template <int BYTES, bool REREAD = false>
 TG_DEVICE void copy_async(void* shared, const void* global, bool ok) {
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "copy_async copies 4, 8 or 16 bytes");
 #if TG_TENSOR_CORES
-  // .cg passes by the L1 cache, which a tile read once does not need; it exists for 16 bytes only.
-  if constexpr (BYTES == 16)
+  if constexpr (BYTES == 16 && !REREAD)   // .cg, past the L1 cache, exists for 16 bytes only
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
                  "l"(global), "r"(ok ? 16 : 0)
                  : "memory");

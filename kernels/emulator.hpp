@@ -6,12 +6,13 @@
 // forgotten copies. Shared memory starts as NaN, and asynchronous copies arrive as late as
 // permitted. It proves logic, not speed, and finds races only under -fsanitize=thread.
 //
-// Here: CUDA's words and the dialect's. emulator_threads.hpp: fibers, barriers and the state of a
-// launch; emulator_memory.hpp: shared memory, copies, tensor cores; emulator_launch.hpp: launches.
+// Here: CUDA's words and the dialect's; emulator_interface.hpp: what these need of the emulator.
+// That is emulator.cpp, of emulator_threads.hpp: fibers, barriers and the state of a launch;
+// emulator_memory.hpp: shared memory, copies, tensor cores; emulator_launch.hpp: launches.
 #pragma once
 #include <math.h>
-#include <stdint.h>
-#include <string.h>
+
+#include "emulator_interface.hpp"
 
 // ---- CUDA's words ------------------------------------------------------------------------------
 
@@ -23,9 +24,6 @@
 #define TG_DEVICE inline
 #define TG_TENSOR_CORES 1
 
-struct dim3 {
-  unsigned x = 1, y = 1, z = 1;
-};
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(8) int2 { int x, y; };
@@ -43,12 +41,7 @@ inline double2 make_double2(double x, double y) { return {x, y}; }
 
 template <class T> constexpr T min(T a, T b) { return b < a ? b : a; }
 template <class T> constexpr T max(T a, T b) { return a < b ? b : a; }
-template <class To, class From> inline To same_bits(From v) {
-  static_assert(sizeof(To) == sizeof(From), "same_bits");
-  To to;
-  memcpy(&to, &v, sizeof to);
-  return to;
-}
+using tg::emulator::same_bits;
 inline unsigned __float_as_uint(float v) { return same_bits<unsigned>(v); }
 inline float __uint_as_float(unsigned v) { return same_bits<float>(v); }
 inline int __float_as_int(float v) { return same_bits<int>(v); }
@@ -61,10 +54,6 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float rsqrtf(float v) { return 1.0f / sqrtf(v); }
 template <class T> inline T __ldg(const T* p) { return *p; }
-
-#include "emulator_threads.hpp"
-#include "emulator_memory.hpp"
-#include "emulator_launch.hpp"
 
 // ---- The dialect -------------------------------------------------------------------------------
 
@@ -82,15 +71,14 @@ template <class V> void store_shared(V* p, V v, TG_PLACE) {
   emulator::check_shared(p, sizeof(V), TG_SITE("store_shared"));
   *p = v;
 }
-template <int BYTES> void copy_async(void* shared, const void* global, bool ok, TG_PLACE) {
+template <int BYTES, bool REREAD = false>
+void copy_async(void* shared, const void* global, bool ok, TG_PLACE) {
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "copy_async copies 4, 8 or 16 bytes");
   emulator::issue_copy(shared, global, BYTES, ok, TG_SITE("copy_async"));
   memset(shared, emulator::poison, BYTES);
 }
 inline void copy_commit() { emulator::close_group(); }
-template <int N> void copy_wait() {
-  while (const emulator::Copy* copy = emulator::next_arrival(N)) emulator::arrive(*copy);
-}
+template <int N> void copy_wait() { emulator::wait_copies(N); }
 inline unsigned to_tf32(float v) {
   return v != v ? 0x7fffffffu : (same_bits<unsigned>(v) + 0x1000u) & 0xffffe000u;
 }
@@ -102,19 +90,20 @@ inline void ldmatrix_x4(unsigned (&r)[4], const void* row, TG_PLACE) {
 }
 template <int MT, int NT>
 void mma(float (&d)[MT][NT][4], const unsigned (&a)[MT][4], const unsigned (&b)[NT][2], TG_PLACE) {
-  emulator::MmaOperands operands{&d[0][0][0], &a[0][0], &b[0][0]};
-  emulator::collective(~0u, &operands, TG_SITE("mma"), emulator::multiply_tiles<MT, NT>);
+  static_assert(NT <= emulator::max_tiles, "mma");
+  emulator::MmaOperands operands{MT, NT, &d[0][0][0], &a[0][0], &b[0][0]};
+  emulator::collective(~0u, &operands, TG_SITE("mma"), emulator::multiply_tiles);
 }
 inline float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 inline double multiply_add(double a, double b, double c) { return fma(a, b, c); }
 
 }  // namespace tg
 
-#define TG_SHARED(T, name) T* const name = reinterpret_cast<T*>(tg::emulator::state.shared->data)
-#define threadIdx (tg::emulator::state.current->index)
-#define blockIdx (tg::emulator::state.block)
-#define blockDim (tg::emulator::state.block_size)
-#define gridDim (tg::emulator::state.grid_size)
+#define TG_SHARED(T, name) T* const name = reinterpret_cast<T*>(tg::emulator::running.shared)
+#define threadIdx (tg::emulator::running.current->index)
+#define blockIdx (tg::emulator::running.block)
+#define blockDim (tg::emulator::running.block_size)
+#define gridDim (tg::emulator::running.grid_size)
 
 inline void __syncthreads(TG_PLACE) { tg::emulator::sync_block(TG_SITE("__syncthreads")); }
 inline void __syncwarp(unsigned mask = ~0u, TG_PLACE) {

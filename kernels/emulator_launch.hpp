@@ -2,28 +2,17 @@
 #pragma once
 #include "emulator_memory.hpp"
 
-struct EmulatorOptions {
-  int order;               // of threads and of blocks: 0 ascending, 1 descending, 2 random
-  unsigned seed;           // of the random order
-  int count_banks;         // 1: count wavefronts of shared memory accesses, see tinygan_banks()
-  int n_args;              // how many arguments are given
-  const char* types;       // per argument, comma separated: NumPy's dtype.str[1:], "*f4" for an
-                           // array of f4, "*" for a null pointer; nullptr: not checked
-  const long long* bytes;  // per argument: of the array it points at, -1: no array; nullptr: not
-                           // checked
-};
-
 namespace tg {
-namespace emulator {
+namespace emulator __attribute__((visibility("hidden"))) {
 
 // An access to unmapped memory by a thread of the launch ends the launch; others are passed on.
 static TG_UNWATCHED void on_fault(int signal, siginfo_t* info, void*) {
-  if (!state.current || !pthread_equal(state.owner, pthread_self())) {
+  if (!running.current || !pthread_equal(state.owner, pthread_self())) {
     sigaction(signal, &state.previous_action, nullptr);
     return;  // to the same access, which faults again
   }
   char* address = static_cast<char*>(info->si_addr);
-  Text where = describe(state.arriving ? state.arriving->site : state.current->site);
+  Text where = describe(state.arriving ? state.arriving->site : running.current->site);
   const char* how = state.arriving ? "by" : "after";
   auto outside = [&](const Guarded& memory, const char* name) {
     fail("access to byte %lld of %s of %zu bytes, %s %s",
@@ -59,7 +48,7 @@ struct FaultHandler {
 };
 
 static TG_UNWATCHED void start_threads() {
-  const dim3& size = state.block_size;
+  const dim3& size = running.block_size;
   state.alive = state.n_threads, state.arrived = 0;
   for (int i = 0; i < state.n_warps; i++) {
     int lanes = std::min(warp_size, state.n_threads - i * warp_size);
@@ -68,15 +57,12 @@ static TG_UNWATCHED void start_threads() {
   }
   for (int i = 0; i < state.n_threads; i++) {
     Thread& thread = state.threads[i];
-    void* tsan = thread.tsan;
     thread = {};
     thread.number = i;
     thread.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
 #if TG_TSAN
-    if (tsan) __tsan_destroy_fiber(tsan);
-    tsan = __tsan_create_fiber(0);
+    thread.tsan = __tsan_create_fiber(0);
 #endif
-    thread.tsan = tsan;
     char* floor = state.stacks + i * stack_bytes;
 #if TG_ASAN
     __asan_unpoison_memory_region(floor, stack_bytes);
@@ -98,7 +84,7 @@ static void map_anew(char* start, size_t bytes) {
 
 // Runs the threads of the blocks in turn; returns after the last one or at a failure.
 static TG_UNWATCHED void run_blocks() {
-  const dim3& grid = state.grid_size;
+  const dim3& grid = running.grid_size;
   size_t n_blocks = size_t(grid.x) * grid.y * grid.z;
   std::vector<unsigned> shuffled(state.order == 2 ? n_blocks : 0);
   for (size_t i = 0; i < shuffled.size(); i++) {
@@ -107,7 +93,7 @@ static TG_UNWATCHED void run_blocks() {
   }
   for (size_t i = 0; i < n_blocks && !state.failed; i++) {
     size_t b = state.order == 2 ? shuffled[i] : state.order == 1 ? n_blocks - 1 - i : i;
-    state.block = {unsigned(b % grid.x), unsigned(b / grid.x % grid.y),
+    running.block = {unsigned(b % grid.x), unsigned(b / grid.x % grid.y),
                    unsigned(b / grid.x / grid.y)};
     Guarded& shared = *state.shared;
     if (TG_TSAN) {
@@ -117,10 +103,13 @@ static TG_UNWATCHED void run_blocks() {
     }
     memset(shared.data, poison, shared.bytes);
     start_threads();
-    Thread* first = state.current = pick();
+    Thread* first = running.current = pick();
     switch_to(&state.launch_stack, first->stack_pointer, first->tsan);
     state.arriving = nullptr;
     close_counts();
+#if TG_TSAN  // which knows 8128 of them at most
+    for (int t = 0; t < state.n_threads; t++) __tsan_destroy_fiber(state.threads[t].tsan);
+#endif
   }
   acquire(&state.exit_key);
 }
@@ -133,18 +122,18 @@ static TG_UNWATCHED void run_blocks() {
   return state.text;
 }
 
-struct Kernel {
-  const char* name;
-  void (*body)(void**);
-  std::vector<std::string> types;
-};
+// NumPy's code of a type, "*" before it for an array.
+static std::string code(const Type& type) {
+  return (type.array ? "*" : "") + std::string(1, type.kind) +
+         (type.bytes ? std::to_string(type.bytes) : "");
+}
 
 // Copies the arrays into guarded memory, overlapping ones together, and points `pointers` there.
 static bool guard_arrays(const Kernel& kernel, const EmulatorOptions& options, void** args,
                          std::vector<char*>& pointers) {
   std::vector<int> arrays;
-  for (size_t i = 0; i < kernel.types.size(); i++) {
-    if (kernel.types[i][0] != '*') continue;
+  for (int i = 0; i < kernel.n_types; i++) {
+    if (!kernel.types[i].array) continue;
     memcpy(&pointers[i], args[i], sizeof(char*));
     if (options.bytes && options.bytes[i] >= 0 && pointers[i]) arrays.push_back(i);
   }
@@ -173,12 +162,12 @@ static bool guard_arrays(const Kernel& kernel, const EmulatorOptions& options, v
 }
 
 static const char* check_arguments(const Kernel& kernel, const EmulatorOptions& options) {
-  int takes = kernel.types.size();
+  int takes = kernel.n_types;
   if (options.n_args != takes)
     return refuse("takes %d arguments, was given %d", takes, options.n_args);
   std::string rest = options.types ? options.types : "";
   for (int i = 0; options.types && i < takes; i++) {
-    std::string given = rest.substr(0, rest.find(',')), want = kernel.types[i];
+    std::string given = rest.substr(0, rest.find(',')), want = code(kernel.types[i]);
     rest = rest.size() > given.size() ? rest.substr(given.size() + 1) : "";
     bool any = want[0] == '*' && (given == "*" || (given[0] == '*' && want[1] == 'V'));
     if (given != want && !any)
@@ -188,11 +177,11 @@ static const char* check_arguments(const Kernel& kernel, const EmulatorOptions& 
   return nullptr;
 }
 
-static const char* launch(const Kernel& kernel, const unsigned grid[3], const unsigned block[3],
-                          size_t shared_bytes, void** args, const EmulatorOptions* given) {
-  EmulatorOptions options = {0, 0, 0, int(kernel.types.size()), nullptr, nullptr};
+const char* launch(const Kernel& kernel, const unsigned grid[3], const unsigned block[3],
+                   size_t shared_bytes, void** args, const EmulatorOptions* given) {
+  EmulatorOptions options = {0, 0, 0, kernel.n_types, nullptr, nullptr};
   if (given) options = *given;
-  state.kernel = kernel.name, state.failed = false, state.current = nullptr;
+  state.kernel = kernel.name, state.failed = false, running.current = nullptr;
   size_t n_threads = size_t(block[0]) * block[1] * block[2];
   if (n_threads < 1 || n_threads > max_threads || block[2] > 64)
     return refuse("blocks of %ux%ux%u threads; 1 to %d are possible, 64 of them along z", block[0],
@@ -205,8 +194,8 @@ static const char* launch(const Kernel& kernel, const unsigned grid[3], const un
                   max_shared);
   if (const char* text = check_arguments(kernel, options)) return text;
 
-  std::vector<char*> pointers(kernel.types.size());
-  std::vector<void*> guarded_args(args, args + kernel.types.size());
+  std::vector<char*> pointers(kernel.n_types);
+  std::vector<void*> guarded_args(args, args + kernel.n_types);
   Guarded shared(shared_bytes, 0);
   bool mapped = shared.data && guard_arrays(kernel, options, args, pointers);
   if (mapped && !state.stacks) {  // and kept: to map them again would cost more than small launches
@@ -220,10 +209,12 @@ static const char* launch(const Kernel& kernel, const unsigned grid[3], const un
     return refuse("no memory for the emulator");
   }
   for (size_t i = 0; i < pointers.size(); i++)
-    if (kernel.types[i][0] == '*') guarded_args[i] = &pointers[i];
+    if (kernel.types[i].array) guarded_args[i] = &pointers[i];
 
-  state.shared = &shared, state.args = guarded_args.data(), state.body = kernel.body;
-  state.grid_size = {grid[0], grid[1], grid[2]}, state.block_size = {block[0], block[1], block[2]};
+  state.shared = &shared, running.shared = shared.data;
+  state.args = guarded_args.data(), state.body = kernel.body;
+  running.grid_size = {grid[0], grid[1], grid[2]};
+  running.block_size = {block[0], block[1], block[2]};
   state.n_threads = n_threads, state.n_warps = (n_threads + warp_size - 1) / warp_size;
   state.order = options.order, state.random = 0x9e3779b97f4a7c15 + options.seed;
   state.count_banks = options.count_banks && !TG_TSAN;
@@ -252,36 +243,7 @@ static const char* launch(const Kernel& kernel, const unsigned grid[3], const un
   return state.failed ? state.text : nullptr;
 }
 
-// NumPy's code of a type (dtype.str without byte order), "*" before it for a pointer.
-template <class T> std::string type_code() {
-  using V = std::remove_cv_t<T>;
-  if constexpr (std::is_pointer_v<V>) return "*" + type_code<std::remove_pointer_t<V>>();
-  else if constexpr (std::is_void_v<V>) return "V";
-  else if constexpr (std::is_same_v<V, bool>) return "b1";
-  else {
-    const char* kind = std::is_floating_point_v<V> ? "f"
-                       : !std::is_integral_v<V>    ? "V"
-                       : std::is_signed_v<V>       ? "i"
-                                                   : "u";
-    return kind + std::to_string(sizeof(V));
-  }
-}
-
-template <class T> T value_at(const void* p) {  // which NumPy may have placed anywhere
-  T value;
-  memcpy(static_cast<void*>(&value), p, sizeof value);
-  return value;
-}
-template <auto K> struct Entry;
-template <class... A, void (*K)(A...)> struct Entry<K> {
-  template <size_t... I> static void call(void** args, std::index_sequence<I...>) {
-    K(value_at<std::remove_cv_t<A>>(args[I])...);
-  }
-  static void body(void** args) { call(args, std::index_sequence_for<A...>()); }
-  static Kernel kernel(const char* name) { return {name, body, {type_code<A>()...}}; }
-};
-
-static const char* bank_report() {
+const char* bank_report() {
   static std::string text;
   text.clear();
   for (auto& [key, c] : counters) {
@@ -296,14 +258,3 @@ static const char* bank_report() {
 
 }  // namespace emulator
 }  // namespace tg
-
-#define TG_EXPORT(...)                                                                             \
-  extern "C" __attribute__((visibility("default"))) const char* tinygan_launch(                    \
-      const unsigned grid[3], const unsigned block[3], size_t shared_bytes, void** args,           \
-      const EmulatorOptions* options) {                                                            \
-    return tg::emulator::launch(tg::emulator::Entry<&__VA_ARGS__>::kernel(#__VA_ARGS__), grid,     \
-                                block, shared_bytes, args, options);                               \
-  }                                                                                                \
-  extern "C" __attribute__((visibility("default"))) const char* tinygan_banks(void) {              \
-    return tg::emulator::bank_report();                                                            \
-  }

@@ -3,7 +3,7 @@
 #include "emulator_threads.hpp"
 
 namespace tg {
-namespace emulator {
+namespace emulator __attribute__((visibility("hidden"))) {
 
 // ---- Shared memory -----------------------------------------------------------------------------
 
@@ -38,7 +38,7 @@ static void count(Counter& counter, const Row& row, int bytes) {
 static void count_access(size_t offset, int bytes, Site site) {
   const char* slash = strrchr(site.file, '/');
   Counter& counter = counters[{slash ? slash + 1 : site.file, site.line, site.what, bytes}];
-  int number = state.current->number;
+  int number = running.current->number;
   auto at = counter.open.try_emplace({number / warp_size, counter.visits[number]++}).first;
   at->second.words[lane()] = offset / 4;
   at->second.lanes |= 1u << lane();
@@ -55,8 +55,8 @@ static void close_counts() {  // what divergent warps left open
 }
 
 // The address must lie in the block's shared memory and be a multiple of the bytes moved at once.
-static TG_UNWATCHED void check_shared(const void* p, size_t bytes, Site site) {
-  state.current->site = site;
+TG_UNWATCHED void check_shared(const void* p, size_t bytes, Site site) {
+  running.current->site = site;
   const char* address = static_cast<const char*>(p);
   long long offset = address - state.shared->data, size = state.shared->bytes;
   if (offset < 0 || offset + static_cast<long long>(bytes) > size)
@@ -70,9 +70,8 @@ static TG_UNWATCHED void check_shared(const void* p, size_t bytes, Site site) {
 
 // ---- Asynchronous copies -----------------------------------------------------------------------
 
-static TG_UNWATCHED void issue_copy(void* shared, const void* global, int bytes, bool ok,
-                                    Site site) {
-  Thread& me = *state.current;
+TG_UNWATCHED void issue_copy(void* shared, const void* global, int bytes, bool ok, Site site) {
+  Thread& me = *running.current;
   check_shared(shared, bytes, site);
   if (ok && reinterpret_cast<uintptr_t>(global) % bytes)
     fail("%s: misaligned, global address %p for %d bytes", describe(site).chars, global, bytes);
@@ -82,10 +81,10 @@ static TG_UNWATCHED void issue_copy(void* shared, const void* global, int bytes,
       static_cast<char*>(shared), static_cast<const char*>(global), bytes, ok, me.group, site};
 }
 
-static TG_UNWATCHED void close_group() { state.current->group++; }
+TG_UNWATCHED void close_group() { running.current->group++; }
 
 // Watched by ThreadSanitizer, as the copies are accesses of the kernel.
-inline void arrive(const Copy& copy) {
+static void arrive(const Copy& copy) {
   for (int i = 0; i < copy.bytes; i += 4) {
     int word = 0;
     if (copy.ok) word = *reinterpret_cast<const int*>(copy.global + i);
@@ -95,7 +94,7 @@ inline void arrive(const Copy& copy) {
 
 // The oldest copy that is not of the `keep` latest groups, or nullptr.
 static TG_UNWATCHED const Copy* next_arrival(unsigned keep) {
-  Thread& me = *state.current;
+  Thread& me = *running.current;
   if (me.issued == me.done) return state.arriving = nullptr;
   const Copy& copy = state.copies[me.number][me.done % max_copies];
   if (copy.group + keep >= me.group) return state.arriving = nullptr;
@@ -103,57 +102,58 @@ static TG_UNWATCHED const Copy* next_arrival(unsigned keep) {
   return state.arriving = &copy;
 }
 
+void wait_copies(unsigned keep) {
+  while (const Copy* copy = next_arrival(keep)) arrive(*copy);
+}
+
 // ---- Tensor cores ------------------------------------------------------------------------------
 
 using Doubles = double __attribute__((vector_size(64)));
-using Longs = long long __attribute__((vector_size(64)));
+using Bits = unsigned long long __attribute__((vector_size(64)));
 using Ints = int __attribute__((vector_size(32)));
 
 // c += p[0] + p[1] + p[2] + p[3] as tensor cores add: the five terms are aligned to the largest
 // exponent and truncated one bit below the 24 of its significand, and so is the sum, to 24 bits.
 // Source: Fasi, Higham, Mikaitis and Pranesh, Numerical behavior of NVIDIA tensor cores, 2021.
 inline void add_products(Doubles& c, const Doubles (&p)[4]) {
-  const Longs magnitude = Longs{} + 0x7fffffffffffffff, exponents = Longs{} + 0x7ff0000000000000;
+  const Bits magnitude = Bits{} + 0x7fffffffffffffff, exponents = Bits{} + 0x7ff0000000000000;
   Doubles largest = Doubles{} + 0x1p-126, plain = c;
   auto compare = [&](const Doubles& term) {
-    Doubles size = (Doubles)((Longs)term & magnitude);
+    Doubles size = (Doubles)((Bits)term & magnitude);
     largest = size > largest ? size : largest;
   };
   compare(c);
   for (const Doubles& term : p) compare(term), plain += term;
-  Longs exponent = (Longs)largest & exponents;
-  Doubles quantum = (Doubles)(exponent - (24ll << 52));               // 2^(e - 24)
-  Doubles scale = (Doubles)((Longs{} + (2070ll << 52)) - exponent);  // its inverse, exact
+  Bits exponent = (Bits)largest & exponents;
+  Doubles quantum = (Doubles)(exponent - (24ull << 52));               // 2^(e - 24)
+  Doubles scale = (Doubles)((Bits{} + (2070ull << 52)) - exponent);  // its inverse, exact
   Ints sum = __builtin_convertvector(c * scale, Ints);               // truncates
   for (const Doubles& term : p) sum += __builtin_convertvector(term * scale, Ints);
   Doubles total = __builtin_convertvector(sum, Doubles) * quantum;
-  total = (Doubles)((Longs)total & ~((Longs{} + (1ll << 29)) - 1));
+  total = (Doubles)((Bits)total & ~((Bits{} + (1ull << 29)) - 1));
   c = plain - plain == 0 ? total : plain;  // infinities and NaN go their way
 }
 
-struct MmaOperands {
-  float* d;
-  const unsigned *a, *b;
-};
 inline double tf32(unsigned bits) { return same_bits<float>(bits & 0xffffe000u); }
 
-template <int MT, int NT> TG_UNWATCHED void multiply_tiles(void** lanes, unsigned) {
+TG_UNWATCHED void multiply_tiles(void** lanes, unsigned) {
   auto operands = reinterpret_cast<MmaOperands**>(lanes);
-  Doubles b[NT][8];
+  const int m_tiles = operands[0]->m, n_tiles = operands[0]->n;
+  Doubles b[max_tiles][8];
   for (int l = 0; l < warp_size; l++)
-    for (int n = 0; n < NT; n++)
+    for (int n = 0; n < n_tiles; n++)
       for (int i = 0; i < 2; i++) b[n][l % 4 + 4 * i][l / 4] = tf32(operands[l]->b[2 * n + i]);
-  for (int m = 0; m < MT; m++) {
+  for (int m = 0; m < m_tiles; m++) {
     double a[16][8];
     for (int l = 0; l < warp_size; l++)
       for (int i = 0; i < 4; i++)
         a[l / 4 + 8 * (i % 2)][l % 4 + 4 * (i / 2)] = tf32(operands[l]->a[4 * m + i]);
-    for (int n = 0; n < NT; n++)
+    for (int n = 0; n < n_tiles; n++)
       for (int row = 0; row < 16; row++) {
         float* d[4];  // of the four lanes that hold the row, two neighbours each
         Doubles sum;
         for (int t = 0; t < 4; t++) {
-          d[t] = operands[row % 8 * 4 + t]->d + 4 * (m * NT + n) + row / 8 * 2;
+          d[t] = operands[row % 8 * 4 + t]->d + 4 * (m * n_tiles + n) + row / 8 * 2;
           sum[2 * t] = d[t][0], sum[2 * t + 1] = d[t][1];
         }
         for (int k = 0; k < 8; k += 4) {
@@ -166,33 +166,10 @@ template <int MT, int NT> TG_UNWATCHED void multiply_tiles(void** lanes, unsigne
   }
 }
 
-struct MatrixRows {
-  unsigned row[4];  // the 16 bytes that the lane names
-  unsigned* result;
-};
-static TG_UNWATCHED void exchange_rows(void** lanes, unsigned) {
+TG_UNWATCHED void exchange_rows(void** lanes, unsigned) {
   auto rows = reinterpret_cast<MatrixRows**>(lanes);
   for (int l = 0; l < warp_size; l++)
     for (int j = 0; j < 4; j++) rows[l]->result[j] = rows[8 * j + l / 4]->row[l % 4];
-}
-
-template <class T> struct Shuffled {
-  T mine, got;
-  int source;
-};
-template <class T> TG_UNWATCHED void shuffle_lanes(void** lanes, unsigned mask) {
-  auto all = reinterpret_cast<Shuffled<T>**>(lanes);
-  for (int l = 0; l < warp_size; l++)
-    if (mask >> l & 1) all[l]->got = all[all[l]->source]->mine;
-}
-template <class T> T shuffle(unsigned mask, T value, int source, int width, Site site) {
-  int own = lane(), first = own / width * width;
-  if (source < first || source >= first + width) source = own;
-  if (!(mask >> source & 1))
-    fail("%s reads lane %d, which its mask %08x lacks", describe(site).chars, source, mask);
-  Shuffled<T> shuffled{value, value, source};
-  collective(mask, &shuffled, site, shuffle_lanes<T>);
-  return shuffled.got;
 }
 
 }  // namespace emulator

@@ -1,13 +1,10 @@
 // The state of a launch; CUDA threads as fibers; barriers and warp collectives.
 #pragma once
-#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -15,42 +12,22 @@
 #include <map>
 #include <string>
 #include <tuple>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
-#ifdef __has_feature
-#define TG_HAS_FEATURE(x) __has_feature(x)
-#else
-#define TG_HAS_FEATURE(x) 0
-#endif
-#if defined(__SANITIZE_THREAD__) || TG_HAS_FEATURE(thread_sanitizer)
+#include "emulator_interface.hpp"
+#if TG_TSAN
 #include <sanitizer/tsan_interface.h>
-#define TG_TSAN 1
-// The emulator's own state passes between fibers without locks: only kernel code is watched.
-#define TG_UNWATCHED __attribute__((no_sanitize("thread"), noinline, unused))
-#else
-#define TG_TSAN 0
-#define TG_UNWATCHED __attribute__((unused))
 #endif
-#if defined(__SANITIZE_ADDRESS__) || TG_HAS_FEATURE(address_sanitizer)
+#if TG_ASAN
 #include <sanitizer/asan_interface.h>
-#define TG_ASAN 1
-// Before it leaves for good, the sanitizer looks for the ends of the stack, and knows no fiber's.
-#define TG_NORETURN
-#define TG_UNREACHABLE
-#else
-#define TG_ASAN 0
-#define TG_NORETURN [[noreturn]]
-#define TG_UNREACHABLE __builtin_unreachable()
 #endif
 
-// Saves the registers that a call must keep, changes stacks and restores them. `weak`, because a
-// program may hold several kernels.
+// Saves the registers that a call must keep, changes stacks and restores them.
 extern "C" void tinygan_switch(void** save, void* load);
 #if defined(__x86_64__)
 asm(R"(.text
-.weak tinygan_switch
+.globl tinygan_switch
 .hidden tinygan_switch
 .type tinygan_switch,@function
 tinygan_switch:
@@ -62,7 +39,7 @@ tinygan_switch:
 #define TG_RETURN_WORD 6
 #elif defined(__aarch64__)
 asm(R"(.text
-.weak tinygan_switch
+.globl tinygan_switch
 .hidden tinygan_switch
 .type tinygan_switch,%function
 tinygan_switch:
@@ -83,20 +60,14 @@ tinygan_switch:
 #endif
 
 namespace tg {
-namespace emulator {
+namespace emulator __attribute__((visibility("hidden"))) {
 
-constexpr int warp_size = 32, max_threads = 1024, max_copies = 256;
+constexpr int max_threads = 1024, max_copies = 256;
 constexpr size_t max_shared = 227 << 10;  // of a block on sm_90
-constexpr size_t stack_bytes = (TG_TSAN || TG_ASAN ? 512 : 128) << 10;
+constexpr size_t stack_bytes = (TG_ASAN ? 512 : 128) << 10;
 constexpr size_t floor_bytes = 256;  // of a stack, which are zero unless it overflowed
 constexpr size_t guard_bytes = 1 << 20;  // wide: an index off by a row must not jump over it
-constexpr int poison = 0xff;             // makes NaN of floats and -1 of integers
 
-struct Site {
-  const char* file;
-  int line;
-  const char* what;
-};
 struct Copy {
   char* shared;
   const char* global;
@@ -104,17 +75,6 @@ struct Copy {
   bool ok;
   unsigned group;
   Site site;
-};
-struct Thread {
-  void* stack_pointer;
-  int number;
-  dim3 index;
-  Site site;               // of the latest operation of the dialect
-  unsigned mask;           // of the warp collective at which it waits
-  void* exchange;          // what it brings to that collective
-  unsigned issued, done;   // copies, counted
-  unsigned group;          // of copies, the open one
-  void* tsan;
 };
 struct Warp {
   unsigned runnable, alive, waiting;  // a bit per lane; waiting at a collective
@@ -167,7 +127,6 @@ struct Guarded {
   }
 };
 
-// `static`, not `inline`: g++ would share inline variables between all libraries of a process.
 struct State {
   Thread threads[max_threads];
   Warp warps[max_threads / warp_size];
@@ -176,10 +135,8 @@ struct State {
   Site barrier;
   unsigned generation;
   char order_key[2], exit_key;
-  Thread* current;
   void* launch_stack;
   void* launch_tsan;
-  dim3 block, block_size, grid_size;
   Guarded* shared;
   std::vector<Guarded> arrays;
   void (*body)(void**);
@@ -195,9 +152,9 @@ struct State {
   char text[2048], fault_stack[64 << 10];
 };
 static State state;
+Running running;
 
-inline int lane() { return state.current->number % warp_size; }
-inline Warp& warp() { return state.warps[state.current->number / warp_size]; }
+inline Warp& warp() { return state.warps[running.current->number / warp_size]; }
 
 static TG_UNWATCHED unsigned next_random() {  // xorshift64*
   state.random ^= state.random >> 12, state.random ^= state.random << 25;
@@ -232,10 +189,7 @@ static TG_UNWATCHED void acquire(void* key) {
 #endif
 }
 
-struct Text {
-  char chars[160];
-};
-static Text describe(Site site) {
+Text describe(Site site) {
   const char* slash = site.file ? strrchr(site.file, '/') : nullptr;
   Text text;
   if (!site.file) snprintf(text.chars, sizeof text.chars, "the kernel's start");
@@ -247,9 +201,9 @@ static Text describe(Site site) {
 
 static TG_UNWATCHED void write_text(const char* format, va_list values) {
   int n = snprintf(state.text, sizeof state.text, "kernel %s", state.kernel);
-  if (const Thread* me = state.current)
+  if (const Thread* me = running.current)
     n += snprintf(state.text + n, sizeof state.text - n, ", block (%u,%u,%u), thread (%u,%u,%u)",
-                  state.block.x, state.block.y, state.block.z, me->index.x, me->index.y,
+                  running.block.x, running.block.y, running.block.z, me->index.x, me->index.y,
                   me->index.z);
   n += snprintf(state.text + n, sizeof state.text - n, ": ");
   vsnprintf(state.text + n, sizeof state.text - n, format, values);
@@ -257,21 +211,21 @@ static TG_UNWATCHED void write_text(const char* format, va_list values) {
 }
 
 // Abandons all threads of the launch and returns to it. Their stacks are used again, not unwound.
-[[gnu::format(printf, 1, 2)]] TG_NORETURN static TG_UNWATCHED void fail(const char* format, ...) {
+TG_UNWATCHED void fail(const char* format, ...) {
   va_list values;
   va_start(values, format);
   write_text(format, values);
   va_end(values);
   void* abandoned;
-  state.current = nullptr;
+  running.current = nullptr;
   switch_to(&abandoned, state.launch_stack, state.launch_tsan);
   TG_UNREACHABLE;
 }
 
 // The next thread that can run: of the current warp while it has one, which is fast, or any.
 static TG_UNWATCHED Thread* pick() {
-  int here = state.current ? state.current->number / warp_size : 0;
-  if (!state.current && state.order == 1) here = state.n_warps - 1;
+  int here = running.current ? running.current->number / warp_size : 0;
+  if (!running.current && state.order == 1) here = state.n_warps - 1;
   if (state.order == 2) here = next_random() % state.n_warps;
   for (int i = 0; i < state.n_warps; i++) {
     int w = (state.order == 1 ? here - i + state.n_warps : here + i) % state.n_warps;
@@ -300,10 +254,10 @@ TG_NORETURN static TG_UNWATCHED void fail_deadlock() {
 }
 
 static TG_UNWATCHED void yield() {
-  Thread* me = state.current;
+  Thread* me = running.current;
   Thread* next = pick();
   if (!next) fail_deadlock();
-  state.current = next;
+  running.current = next;
   switch_to(&me->stack_pointer, next->stack_pointer, next->tsan);
 }
 
@@ -312,8 +266,8 @@ static TG_UNWATCHED bool same(Site a, Site b) {
          (a.what == b.what || strcmp(a.what, b.what) == 0);
 }
 
-static TG_UNWATCHED void sync_block(Site site) {
-  Thread& me = *state.current;
+TG_UNWATCHED void sync_block(Site site) {
+  Thread& me = *running.current;
   me.site = site;
   if (state.alive != state.n_threads)
     fail("%s, after %d threads of the block have exited; all must reach it", describe(site).chars,
@@ -339,9 +293,8 @@ static TG_UNWATCHED void sync_block(Site site) {
 
 // Waits until all lanes of `mask` are here; the last one does the work for all. Only __syncwarp()
 // orders memory: to rely on a shuffle for that is a race on a GPU, and so it is here.
-using Work = void (*)(void** lanes, unsigned mask);
-static TG_UNWATCHED void collective(unsigned mask, void* exchange, Site site, Work work) {
-  Thread& me = *state.current;
+TG_UNWATCHED void collective(unsigned mask, void* exchange, Site site, Work work) {
+  Thread& me = *running.current;
   Warp& w = warp();
   unsigned bit = 1u << lane();
   me.site = site, me.mask = mask, me.exchange = exchange;
@@ -384,7 +337,7 @@ TG_NORETURN static TG_UNWATCHED void fail_stack() {
 
 static TG_UNWATCHED void enter_thread() {
   state.body(state.args);
-  Thread& me = *state.current;
+  Thread& me = *running.current;
   Warp& w = warp();
   unsigned bit = 1u << lane();
   if (me.issued != me.done)
@@ -403,7 +356,7 @@ static TG_UNWATCHED void enter_thread() {
   w.runnable &= ~bit, w.alive &= ~bit;
   release(&state.exit_key);
   if (--state.alive == 0) {
-    state.current = nullptr;
+    running.current = nullptr;
     switch_to(&me.stack_pointer, state.launch_stack, state.launch_tsan);
   }
   yield();

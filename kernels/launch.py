@@ -10,7 +10,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ PRECISIONS = ("fp32", "tf32", "3xtf32")
 TENSOR_CORES_FROM = 80  # TF32 and cp.async came with compute capability 8.0
 
 _emulation = ContextVar("tinygan emulation", default=None)
+_emulated_now, _ndarray = _emulation.get, np.ndarray  # serves() is asked by every small op
 _precision = ContextVar("tinygan precision", default="fp32")
 
 
@@ -62,14 +63,13 @@ def limits(capability):
 # Where kernels run, and how precisely
 
 
-@dataclass
-class _Emulation:
-    order: int = 0
-    seed: int = 0
-    architecture: int = 90
-    count_banks: bool = False
-    guard: bool = True
-    banks: dict = field(default_factory=dict)
+class _Emulation(NamedTuple):
+    order: int
+    seed: int
+    architecture: int
+    count_banks: bool
+    guard: bool
+    banks: dict  # filled as kernels run
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def emulated(order="ascending", seed=0, architecture=90, count_banks=False, guar
         raise ValueError(
             f"emulated: architecture is {architecture!r}; expected one of {_listed(LIMITS)}"
         )
-    state = _Emulation(ORDERS.index(order), seed, architecture, bool(count_banks), guard)
+    state = _Emulation(ORDERS.index(order), seed, architecture, bool(count_banks), guard, {})
     token = _emulation.set(state)
     try:
         yield
@@ -141,8 +141,8 @@ def check_precision(name, array):
 
 def serves(array):
     """Whether our kernels take ``array``: a CuPy array, or a NumPy one inside :func:`emulated`."""
-    if type(array) is np.ndarray:
-        return _emulation.get() is not None
+    if type(array) is _ndarray:
+        return _emulated_now() is not None
     return _is_cupy(array)
 
 
@@ -339,8 +339,7 @@ class Kernel:
         return launch
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(NamedTuple):
     """A kernel as the models launch it: what reports and tests go through.
 
     Attributes: the kernel, the threads of a block, and the bytes of its dynamic shared memory.
@@ -365,6 +364,12 @@ class _Options(ctypes.Structure):
     ]
 
 
+@cache
+def _arrays_of(n):
+    """The types of n pointers and of n sizes: made anew for each launch, they would be garbage."""
+    return ctypes.c_void_p * n, ctypes.c_longlong * n
+
+
 # The emulator catches what a kernel does outside its arrays by a signal handler of the process.
 _one_at_a_time = threading.Lock()
 
@@ -376,7 +381,7 @@ def run_emulated(kernel, grid, block, args, shared, state=None):
     """
     from .compile import emulator
 
-    state = state or _emulation.get() or _Emulation()
+    state = state or _emulation.get() or _Emulation(0, 0, 90, False, True, {})
     limits = LIMITS[state.architecture]
     if shared > limits.shared_per_block:
         raise RuntimeError(
@@ -385,7 +390,8 @@ def run_emulated(kernel, grid, block, args, shared, state=None):
         )
     grid, block = ((ctypes.c_uint * 3)(*size, *(1,) * (3 - len(size))) for size in (grid, block))
     n = len(args)
-    cells, types, sizes = (ctypes.c_void_p * n)(), [], (ctypes.c_longlong * n)()
+    pointers, counts = _arrays_of(n)
+    cells, types, sizes = pointers(), [], counts()
     kept, read_only = [], []
     for i, a in enumerate(args):
         if a is _NULL:

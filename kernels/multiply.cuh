@@ -98,22 +98,36 @@ template <class T, int PRECISION, class Tile, int LAYOUT_A, int LAYOUT_B> struct
 // high*low and high*high: 22 bits. Tensor cores cut off where they add, towards zero, which in a
 // long sum adds up; so TF32X3 starts each slice from 0 and adds it to the sum with rounding.
 //
-// The conversion cvt.rna takes three instructions, and took more than half of the loop: TF32 was
-// bound by it. Tensor cores drop a factor's low 13 bits, which shrinks it by 2^-11 E[1/m] = 2^-11 /
+// The conversion cvt.rna is two instructions before an mma, for each word that is read: a fifth of
+// the loop. Tensor cores drop a factor's low 13 bits, which shrinks it by 2^-11 E[1/m] = 2^-11 /
 // (2 ln 2) on average, for significands m from 1 to 2 as numbers of all sizes have them. Enlarged
 // by so much beforehand, one multiplication, it is right on average; a number that fits 11 bits
 // stays what it is, and NaN stays NaN (which adding half a unit to the bits would not keep).
 constexpr float TRUNCATED = 1.f + 0.7213475f / 2048;
 
+// Where a slice lies along x, a thread reads four neighbours at once: which row of the tile is row
+// g of which product is ours to say. Rows 4g to 4g+3 are g and g+8 of two products, columns 4g to
+// 4g+3 are g of four. The results are then neighbours too.
 template <int PRECISION, class Tile, int LAYOUT_A, int LAYOUT_B> struct TensorProduct {
   using SliceA = Staged<LAYOUT_A, Tile::BM, Tile::BK>;
   using SliceB = Staged<LAYOUT_B, Tile::BN, Tile::BK>;
-  static constexpr int MT = Tile::BM / Tile::WM / 16, NT = Tile::BN / Tile::WN / 8, GROUP = 2;
+  static constexpr int MT = Tile::BM / Tile::WM / 16, NT = Tile::BN / Tile::WN / 8;
+  static constexpr bool WIDE_B = LAYOUT_B == ALONG_X && NT % 4 == 0;
+  static constexpr int GROUP = WIDE_B ? 4 : 2;   // neighbouring columns that a thread holds
+  static_assert(LAYOUT_A == ALONG_K || MT % 2 == 0, "rows are read for two products at a time");
   float sum[MT][NT][4];
 
   static TG_DEVICE int lane() { return threadIdx.x % 32; }
   static TG_DEVICE int warp_row() { return threadIdx.x / 32 / Tile::WN * (16 * MT); }
   static TG_DEVICE int warp_column() { return threadIdx.x / 32 % Tile::WN * (8 * NT); }
+  static TG_DEVICE int row(int i, int half) {   // of the tile: row g, or g+8, of product i
+    const int g = lane() / 4;
+    return warp_row() + (LAYOUT_A == ALONG_K ? 16 * i + g + 8 * half
+                                             : i / 2 * 32 + 4 * g + i % 2 * 2 + half);
+  }
+  static TG_DEVICE int column(int j, int c) {   // of the tile: column c of product j
+    return warp_column() + (WIDE_B ? j / 4 * 32 + 4 * c + j % 4 : 8 * j + c);
+  }
   static TG_DEVICE void clear(float (&sum)[MT][NT][4]) {
 #pragma unroll
     for (int i = 0; i < MT; i++)
@@ -124,40 +138,62 @@ template <int PRECISION, class Tile, int LAYOUT_A, int LAYOUT_B> struct TensorPr
   }
   TG_DEVICE TensorProduct() { clear(sum); }
 
+  static TG_DEVICE void read_four(unsigned (&to)[4], const float* from) {
+    const float4 v = tg::load_shared((const float4*)from);
+    to[0] = __float_as_uint(v.x), to[1] = __float_as_uint(v.y);
+    to[2] = __float_as_uint(v.z), to[3] = __float_as_uint(v.w);
+  }
   static TG_DEVICE void read_a(unsigned (&to)[MT][4], const float* slice, int k) {
-    const int g = lane() / 4, t = lane() % 4;
+    const int t = lane() % 4;
+    if (LAYOUT_A == ALONG_K) {
 #pragma unroll
-    for (int i = 0; i < MT; i++) {
-      const int m = warp_row() + 16 * i;
-      if (LAYOUT_A == ALONG_K) {
-        tg::ldmatrix_x4(to[i], slice + (m + lane() % 16) * SliceA::LD + k + lane() / 16 * 4);
-      } else {
+      for (int i = 0; i < MT; i++)
+        tg::ldmatrix_x4(to[i], slice + (warp_row() + 16 * i + lane() % 16) * SliceA::LD + k +
+                                   lane() / 16 * 4);
+    } else {
 #pragma unroll
-        for (int e = 0; e < 4; e++)
-          to[i][e] = __float_as_uint(tg::load_shared(
-              slice + (k + t + e / 2 * 4) * SliceA::LD + m + g + e % 2 * 8));
-      }
+      for (int i = 0; i < MT; i += 2)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          unsigned four[4];
+          read_four(four, slice + (k + t + 4 * e) * SliceA::LD + row(i, 0));
+          const int next = i + 1 < MT ? i + 1 : 0;
+          to[i][2 * e] = four[0], to[i][2 * e + 1] = four[1];
+          to[next][2 * e] = four[2], to[next][2 * e + 1] = four[3];
+        }
     }
   }
   static TG_DEVICE void read_b(unsigned (&to)[NT][2], const float* slice, int k) {
-    const int g = lane() / 4, t = lane() % 4, n = warp_column();
-    if (LAYOUT_B == ALONG_K && NT % 2 == 0) {
+    const int g = lane() / 4, t = lane() % 4;
+    if (WIDE_B) {
+#pragma unroll
+      for (int j = 0; j < NT; j += 4)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          unsigned four[4];
+          read_four(four, slice + (k + t + 4 * e) * SliceB::LD + column(j, g));
+#pragma unroll
+          for (int f = 0; f < 4; f++) to[j + f < NT ? j + f : 0][e] = four[f];
+        }
+    } else if (LAYOUT_B == ALONG_K && NT % 2 == 0) {
 #pragma unroll
       for (int j = 0; j < NT; j += 2) {   // four 8 x 4 blocks: two columns' halves each
         unsigned pair[4];
-        tg::ldmatrix_x4(pair, slice + (n + 8 * j + lane() / 16 * 8 + lane() % 8) * SliceB::LD + k +
+        tg::ldmatrix_x4(pair, slice + column(j, lane() / 16 * 8 + lane() % 8) * SliceB::LD + k +
                                   lane() / 8 % 2 * 4);
+        const int next = j + 1 < NT ? j + 1 : 0;
         to[j][0] = pair[0], to[j][1] = pair[1];
-        to[j + 1 < NT ? j + 1 : 0][0] = pair[2], to[j + 1 < NT ? j + 1 : 0][1] = pair[3];
+        to[next][0] = pair[2], to[next][1] = pair[3];
       }
     } else {
 #pragma unroll
       for (int j = 0; j < NT; j++)
 #pragma unroll
-        for (int e = 0; e < 2; e++)
+        for (int e = 0; e < 2; e++) {
+          const int x = column(j, g), term = k + t + 4 * e;
           to[j][e] = __float_as_uint(tg::load_shared(
-              LAYOUT_B == ALONG_K ? slice + (n + 8 * j + g) * SliceB::LD + k + t + 4 * e
-                                  : slice + (k + t + 4 * e) * SliceB::LD + n + 8 * j + g));
+              slice + (LAYOUT_B == ALONG_K ? x * SliceB::LD + term : term * SliceB::LD + x)));
+        }
     }
   }
   static TG_DEVICE unsigned rounded(unsigned v) {
@@ -212,15 +248,27 @@ template <int PRECISION, class Tile, int LAYOUT_A, int LAYOUT_B> struct TensorPr
     }
   }
   template <class Store> TG_DEVICE void store(Store to) {   // to(row, column, GROUP results)
-    const int g = lane() / 4, t = lane() % 4;
+    const int t = lane() % 4;
 #pragma unroll
     for (int i = 0; i < MT; i++)
 #pragma unroll
-      for (int j = 0; j < NT; j++)
+      for (int half = 0; half < 2; half++)
+        if constexpr (WIDE_B) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          float results[2] = {sum[i][j][2 * half], sum[i][j][2 * half + 1]};
-          to(warp_row() + 16 * i + g + 8 * half, warp_column() + 8 * j + 2 * t, results);
+          for (int j = 0; j < NT; j += 4)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+              float results[4];
+#pragma unroll
+              for (int f = 0; f < 4; f++) results[f] = sum[i][j + f][2 * half + e];
+              to(row(i, half), column(j, 2 * t + e), results);
+            }
+        } else {
+#pragma unroll
+          for (int j = 0; j < NT; j++) {
+            float results[2] = {sum[i][j][2 * half], sum[i][j][2 * half + 1]};
+            to(row(i, half), column(j, 2 * t), results);
+          }
         }
   }
 };

@@ -4,8 +4,8 @@ The choice is a table of tiles and a count, made once for a shape and kept: no k
 to choose, so that one shape gets one tile and the same bits in every run on one machine.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from .launch import limits
 
@@ -13,8 +13,7 @@ ALONG_K, ALONG_X = 0, 1  # how a slice lies in shared memory; see tile.cuh
 CODE = {"fp32": 0, "fp64": 0, "tf32": 1, "3xtf32": 3}  # the precisions in multiply.cuh
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """A block's tile of a matrix product: ``Tile`` in tile.cuh.
 
     Args:
@@ -41,8 +40,7 @@ class Tile:
     @property
     def name(self):
         """The type in tile.cuh."""
-        sizes = (self.rows, self.columns, self.terms, self.down, self.across, self.stages)
-        return f"Tile<{','.join(map(str, sizes))}>"
+        return f"Tile<{','.join(map(str, self[:6]))}>"
 
     def shared(self, layout_a, layout_b, itemsize):
         """Bytes of shared memory of a block: all stages of both operands' slices."""
@@ -69,9 +67,9 @@ TILES = {
         Tile(128, 8, 16, 4, 1, 2, 0.25),
     ),
     "tf32": (
-        Tile(128, 128, 32, 2, 2, 3, 0.80),
-        Tile(128, 64, 32, 2, 2, 3, 0.75),
-        Tile(64, 64, 32, 2, 2, 4, 0.60),
+        Tile(128, 128, 32, 2, 2, 3, 0.90),
+        Tile(128, 64, 32, 2, 2, 3, 0.68),
+        Tile(64, 64, 32, 2, 2, 4, 0.50),
         Tile(128, 8, 32, 4, 1, 4, 0.15),
     ),
     "3xtf32": (

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from tinygan import kernels
 from tinygan.engine import Tensor
+from tinygan.kernels import launch
 
 _ALWAYS = {
     "deadline": None,
@@ -56,14 +57,51 @@ def tracked_arrays_are_read_only():
     Tensor.__init__ = build
 
 
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--emulated"):
+        return
+    for item in items:
+        marker = item.get_closest_marker("numpy_path")
+        if marker:
+            item.add_marker(pytest.mark.skip(reason=f"only NumPy's path has {marker.args[0]}"))
+
+
+launches = {}  # with --emulated: how many kernels each test launched on NumPy arrays
+
+
 @pytest.fixture(autouse=True)
-def as_on_a_gpu(request):
+def as_on_a_gpu(request, monkeypatch):
     """With ``--emulated``, every test runs inside ``kernels.emulated()``."""
     if not request.config.getoption("--emulated"):
         yield
         return
+    run, name = launch.run_emulated, request.node.nodeid
+    launches[name] = 0
+
+    def counted(kernel, grid, block, args, shared, state=None):
+        launches[name] += state is not None  # None: from the stand-in for CuPy
+        run(kernel, grid, block, args, shared, state)
+
+    monkeypatch.setattr(launch, "run_emulated", counted)
     with kernels.emulated():
         yield
+
+
+@pytest.fixture
+def nothing_emulated(as_on_a_gpu):
+    """For tests that say themselves where NumPy arrays go: ``--emulated`` changes nothing here."""
+    token = launch._emulation.set(None)
+    yield
+    launch._emulation.reset(token)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--emulated"):
+        used = sum(count > 0 for count in launches.values())
+        terminalreporter.write_line(
+            f"emulated: {used} of {len(launches)} tests launched kernels on NumPy arrays, "
+            f"{sum(launches.values())} times in all"
+        )
 
 
 class Backend:

@@ -24,7 +24,10 @@ def build(path, source, kernels, compiler="g++", flags="-O2"):
     cu.write_text(source)
     cpp.write_text(f'#include "{cu.name}"\n{exports}')
     command = [compiler, *FLAGS.split(), *flags.split(), "-Wno-unknown-pragmas", "-DTG_EMULATOR"]
-    subprocess.run([*command, "-I", str(KERNELS), str(cpp), "-o", str(path)], check=True)
+    subprocess.run(
+        [*command, "-I", str(KERNELS), str(KERNELS / "emulator.cpp"), str(cpp), "-o", str(path)],
+        check=True,
+    )
     return path
 
 

@@ -241,6 +241,7 @@ def test_normal_is_normal(dtype):
         assert abs(np.mean(draw[:-lag] * draw[lag:])) < 4 / math.sqrt(n - lag)
 
 
+@pytest.mark.numpy_path("uniform numbers that a test can plant")
 def test_normal_is_finite_at_the_ends_of_the_uniform(monkeypatch):
     ends = np.array([[0, 1 - 2**-24], [0, 0]], np.float32)
     monkeypatch.setattr(Stream, "_uniform", lambda self, shape, dtype: ends)

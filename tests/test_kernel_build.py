@@ -58,18 +58,11 @@ __global__ void __launch_bounds__(1024, 2) spills(float* y, const float* x) {
 """
 PART = np.dtype([("n", np.int32), ("shift", np.float32)])
 
+pytestmark = pytest.mark.usefixtures("nothing_emulated")
 needs_nvrtc = pytest.mark.skipif(
     not (compile.nvrtc_library() or shutil.which("nvcc")),
     reason="neither nvidia-cuda-nvrtc nor nvcc is installed",
 )
-
-
-@pytest.fixture(autouse=True)
-def nothing_emulated():
-    """These tests say themselves where NumPy arrays go."""
-    token = launch._emulation.set(None)
-    yield
-    launch._emulation.reset(token)
 
 
 @pytest.fixture(scope="module")
@@ -430,7 +423,7 @@ def test_what_is_compiled_stays_compiled(counted, tmp_path, folder):
     assert (y == 5).all() and counted() == 2
     header.write_text("#define VALUE 6\n")
     assert compile.build(kernel) != first and counted() == 3
-    assert [p.name for p in (tmp_path / "cache").iterdir() if p.suffix != ".so"] == []
+    assert [p.suffix for p in (tmp_path / "cache").iterdir() if p.suffix != ".so"] == [".o"]
 
 
 def test_processes_may_compile_the_same_kernel_at_once(counted, tmp_path, folder):
@@ -439,7 +432,8 @@ def test_processes_may_compile_the_same_kernel_at_once(counted, tmp_path, folder
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     paths = {process.communicate()[0].strip() for process in both}
     assert len(paths) == 1
-    assert [str(path) for path in (tmp_path / "cache").iterdir()] == list(paths)
+    kept = [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".o"]
+    assert list(map(str, kept)) == list(paths)
 
 
 def test_flags_make_another_library(folder, monkeypatch):
@@ -636,6 +630,22 @@ def test_the_report_is_a_table(folder, reverse, monkeypatch, tmp_path, capsys):
     assert blocks == [(1, "shared memory"), (2, "shared memory")]
     assert len(table) == 3 and len({line.count("|") for line in table}) == 1
     assert table[2].startswith("| `reverse<float, 1>` | 64 | 256 | 90 |")
+
+
+# The suite as on a GPU
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_the_option_emulated_sends_the_tests_arrays_through_kernels(emulated):
+    tests = Path(__file__).parent
+    names = ["test_threads_are_used_where_the_work_pays", "test_calls_from_several_threads"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", " or ".join(names)]
+    command += [str(tests / "test_conv.py"), *(["--emulated"] if emulated else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert ("5 skipped" in done.stdout) == emulated
+    assert ("only NumPy's path has threads" in done.stdout) == emulated
+    assert ("emulated: 5 of 5 tests launched kernels" in done.stdout) == emulated, done.stdout
 
 
 # The package

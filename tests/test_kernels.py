@@ -23,8 +23,8 @@ from tinygan import conv, engine, kernels, losses, models, ops, optim, penalties
 from tinygan.backend import Stream
 from tinygan.conv import Geometry
 from tinygan.engine import observe
+from tinygan.kernels import compile, gemm, launch, tiles
 from tinygan.kernels import conv as conv_kernels
-from tinygan.kernels import gemm, launch, tiles
 
 unwritten_results_show = empty_arrays_hold_nan  # a fixture of test_conv, for this file too
 HERE = Path(kernels.__file__).parent
@@ -100,7 +100,7 @@ def of_name(name):
 
 def tile_of(precision, sizes):
     known = (*tiles.TILES[precision], tiles.SINGLE[precision])
-    return next(t for t in known if tuple(vars(t).values())[:6] == sizes)
+    return next(t for t in known if t[:6] == sizes)
 
 
 @cache
@@ -124,6 +124,12 @@ def product(ta, tb, rows, columns, terms, dtype):
 
 
 PRODUCTS = [name for name in INSTANCES if not name.startswith("add_parts")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """All kernels by all processors, rather than one by one where they are met."""
+    compile.compile_all(instance.kernel for instance in INSTANCES.values())
 
 
 def problem(name):
@@ -341,7 +347,7 @@ PLANTED = {
         TRANSPOSE, "conv.cu", "s.left - tap_across + s.stride_across - 1", "s.left - tap_across",
     ),
     "no tail of terms": (TRANSPOSE, "load.cuh", "tap.high < taps_down", "true"),
-    "no tail of columns": (CONV, "load.cuh", "x < xs && k < ks", "k < ks"),
+    "no tail of columns": (CONV, "load.cuh", "ks(x < xs ? ks_ : 0)", "ks(ks_)"),
     "no tail of rows": (CONV, "conv.cu", "if (m < rows) out", "out"),
     "no tail of places": (WEIGHTS, "load.cuh", "place.high < images", "true"),
     "a carry lost": (CONV, "load.cuh", "high += step_high + carry", "high += step_high"),
@@ -486,6 +492,24 @@ def test_cupy_arrays_go_the_same_way(op, stand_in):
 
 
 @each_op
+def test_nothing_is_chosen_or_compiled_after_the_first_call(op, stand_in, monkeypatch):
+    geometry = Geometry((9, 8), (4, 5), 2, 1)
+    inputs = [*map(stand_in.asarray, inputs_of(OPS[op][2], geometry, dtype=np.float32))]
+    compiled, make = [], stand_in.module.RawModule
+
+    def raw_module(*args, **kwargs):
+        compiled.append(kwargs)
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(stand_in.module, "RawModule", raw_module)
+    OPS[op][1].fn(*inputs, geometry=geometry)
+    first, misses = len(compiled), tiles.choose.cache_info().misses
+    assert first >= 1
+    OPS[op][1].fn(*inputs, geometry=geometry)
+    assert len(compiled) == first and tiles.choose.cache_info().misses == misses
+
+
+@each_op
 def test_views_are_packed_by_the_primitives_and_refused_by_the_kernels(op):
     geometry = Geometry(6, 3)
     inputs = inputs_of(OPS[op][2], geometry, channels=(4, 4), dtype=np.float32)
@@ -518,6 +542,7 @@ def test_a_shift_by_one_element_falls_to_the_general_kernel(op, launched):
 # Bad input
 
 
+@pytest.mark.usefixtures("nothing_emulated")
 def test_bad_input_is_one_clear_error():
     geometry = Geometry(6, 3)
     x, w, b, z = inputs_of("xwbz", geometry, channels=(4, 8), dtype=np.float32)

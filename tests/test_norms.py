@@ -656,6 +656,7 @@ def blocks(monkeypatch):
     return set_size
 
 
+@pytest.mark.numpy_path("blocks")
 @each_norm
 @pytest.mark.parametrize(
     "block, count",
@@ -696,6 +697,7 @@ def test_threads_give_the_same_bits(name, dtype, block, blocks):
                 assert np.array_equal(a, b)
 
 
+@pytest.mark.numpy_path("threads")
 def test_threads_share_large_batches_only(monkeypatch):
     """From PAYS elements on, and by blocks of BLOCK elements."""
     seen = []

@@ -814,6 +814,7 @@ def test_a_convolutional_gan_with_batch_norm_is_reproducible():
     assert same(one.players, again.players) and one.history == again.history
 
 
+@pytest.mark.numpy_path("threads")
 def test_two_threads_give_the_same_bits_twice(monkeypatch):
     """However small the ops are: all that can be cut in two is."""
     monkeypatch.setattr("tinygan.conv.PAYS", 1)

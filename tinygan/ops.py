@@ -15,7 +15,7 @@ import numpy as np
 from tinygan import kernels
 from tinygan.backend import array_module, to_device
 from tinygan.engine import Tensor, add, broadcast_to, primitive, stop_gradient, sum_to
-from tinygan.kernels import fused
+from tinygan.kernels import fused, serves
 from tinygan.parallel import blocks
 
 __all__ = [
@@ -279,7 +279,7 @@ def gate(a, m, *, slope):
 
     Gradient: ā = gate(ȳ, m); m̄ = 0 almost everywhere
     """
-    if kernels.serves(a) and fused.takes(a, m):
+    if serves(a) and fused.takes(a, m):
         return fused.gate(a, m, slope)
     if a.size >= PAYS and array_module(a) is np and a.dtype.kind == m.dtype.kind == "f":
         if 0 <= slope <= 1 and a.shape == m.shape and a.flags.c_contiguous and m.flags.c_contiguous:
@@ -918,7 +918,7 @@ def matmul(a, b, *, ta=False, tb=False):
     """
     if a.ndim < 2 or b.ndim < 2:
         raise ValueError("matmul takes arrays of at least two axes; reshape vectors first")
-    if a.ndim == b.ndim == 2 and kernels.take(a, b):
+    if serves(a) and a.ndim == b.ndim == 2 and kernels.take(a, b):
         return kernels.matmul(*kernels.packed(a, b), ta=ta, tb=tb)
     a = a.swapaxes(-1, -2) if ta else a
     b = b.swapaxes(-1, -2) if tb else b
@@ -944,7 +944,7 @@ def affine(x, w, b):
     Shapes: x (N, inputs), w (inputs, outputs), b (outputs,), y (N, outputs).
     Gradient: x̄ = ȳ·wᵀ; w̄ = xᵀ·ȳ; b̄ = Σₙ ȳₙ
     """
-    if x.ndim == w.ndim == 2 and kernels.take(x, w, b):
+    if serves(x) and x.ndim == w.ndim == 2 and kernels.take(x, w, b):
         return kernels.matmul(*kernels.packed(x, w, b))
     y = x @ w
     y += b

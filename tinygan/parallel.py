@@ -5,7 +5,6 @@ in parallel: the copies and sums around the products too. How the work is cut de
 on the number of threads alone, never on a timing: the same number gives the same bits.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import NamedTuple
@@ -15,7 +14,7 @@ _threads = ContextVar("tinygan threads", default=None)
 
 class _Threads(NamedTuple):
     count: int
-    pool: ThreadPoolExecutor
+    pool: object  # a ThreadPoolExecutor
 
 
 @contextmanager
@@ -28,6 +27,8 @@ def threads(count):
 
     Raises: ValueError for a count below 1.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from threadpoolctl import threadpool_limits
 
     if not isinstance(count, int) or count < 1:
