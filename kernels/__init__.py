@@ -4,7 +4,7 @@ This package imports nothing else of tinygan, and compiles nothing before a
 kernel is called.
 """
 
-from .conv import conv2d, conv2d_transpose, conv2d_weight_grad
+from .conv import conv2d, conv2d_transpose, conv2d_weight_grad, fits
 from .gemm import matmul, packed, take
 from .launch import (
     Instance,
@@ -31,6 +31,7 @@ __all__ = [
     "conv2d_weight_grad",
     "current_precision",
     "emulated",
+    "fits",
     "matmul",
     "multiprocessors",
     "packed",

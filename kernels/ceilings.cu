@@ -2,7 +2,7 @@
 #include "dialect.cuh"
 
 constexpr int THREADS = 256;
-constexpr int CHAINS = 16, LINKS = 16;  // of multiply_adds: sums of a thread side by side; turns unrolled
+constexpr int CHAINS = 16, LINKS = 16;  // multiply_adds: a thread's sums; turns unrolled
 constexpr int MT = 4, NT = 4;           // of mma_tf32: tiles 16 x 8 of a warp, side by side
 
 // y = x, 16 bytes at a time: `packs` of them. Moves 2 arrays.

@@ -11,11 +11,12 @@ import numpy as np
 
 from .gemm import (
     DTYPES,
+    GRID,
     check_arrays,
     empty_like,
     expect,
-    matmul,
     precision_for,
+    product,
     run,
     type_name,
     vector,
@@ -58,9 +59,10 @@ def conv2d(x, w, bias=None, *, geometry, slope=1.0, mask=None, precision=None, c
     if y.size == 0:
         return y
     if _whole(geometry):
-        matmul(_rows(x), _matrix(w), bias, slope=slope, mask=_rows(mask), precision=precision,
-               choice=choice, out=_rows(y))  # fmt: skip
-        return y
+        y2 = product(
+            _rows(x), _matrix(w), bias, False, False, slope, _rows(mask), precision, choice
+        )
+        return y2.reshape(y.shape)
     vx, vw = _vectors((x, channels), (w, outputs))
     rows, terms = math.prod(y.shape[:3]), channels * math.prod(geometry.kernel)
     precision = precision_for(x, precision, terms)
@@ -94,9 +96,11 @@ def conv2d_transpose(
     if y.size == 0:
         return y
     if _whole(geometry):
-        matmul(_rows(z), _matrix(w), bias, tb=True, slope=slope, mask=_rows(mask), period=channels,
-               precision=precision, choice=choice, out=_rows(y))  # fmt: skip
-        return y
+        y2 = product(
+            _rows(z), _matrix(w), bias, False, True, slope, _rows(mask), precision, choice,
+            repeats=math.prod(geometry.image),
+        )  # fmt: skip
+        return y2.reshape(y.shape)
     v = vector((z, outputs), (w, outputs))
     (height, width), (down, across) = geometry.image, geometry.stride
     parities = down * across
@@ -135,8 +139,8 @@ def conv2d_weight_grad(x, z, *, geometry, precision=None, choice=None):
         y.fill(0)
         return y
     if _whole(geometry):
-        matmul(_rows(x), _rows(z), ta=True, precision=precision, choice=choice, out=_matrix(y))
-        return y
+        y2 = product(_rows(x), _rows(z), None, True, False, 1.0, None, precision, choice)
+        return y2.reshape(y.shape)
     vx, vz = _vectors((x, channels), (z, outputs))
     rows, terms = math.prod(y.shape[:3]), math.prod(z.shape[:3])
     precision = precision_for(x, precision, terms)
@@ -198,10 +202,22 @@ def _vectors(images, others):
     return (vector(images) if v == 4 else 1), v
 
 
-def _shape(geometry, images, channels, outputs, parts, terms):
+def fits(geometry):
+    """Whether the kernels take the geometry: its sizes, and its parities as blocks of a grid."""
+    return _reach(geometry) <= REACH and 128 * math.prod(geometry.stride) <= GRID
+
+
+def _reach(geometry):
     (top, bottom), (left, right) = geometry.pad
-    (height, width), reach = geometry.image, max(geometry.kernel) + max(geometry.stride)
-    if max(height + top + bottom, width + left + right) + reach > REACH:
+    height, width = geometry.image
+    longest = max(height + top + bottom, width + left + right)
+    return longest + max(geometry.kernel) + max(geometry.stride)
+
+
+def _shape(geometry, images, channels, outputs, parts, terms):
+    (top, _), (left, _) = geometry.pad
+    height, width = geometry.image
+    if _reach(geometry) > REACH:
         raise ValueError(
             f"an image of {height} x {width} with pad {geometry.pad} is too large for the kernels; "
             f"expected fewer than {REACH} rows and columns: cut it into pieces"

@@ -29,25 +29,28 @@ GRID = 65535  # blocks in y and in z
 
 
 def matmul(
-    a, b, bias=None, *, ta=False, tb=False, slope=1.0, mask=None, period=None, precision=None,
-    choice=None, out=None,
-):  # fmt: skip
+    a, b, bias=None, *, ta=False, tb=False, slope=1.0, mask=None, precision=None, choice=None
+):
     """The matrix product, each factor transposed if asked, and what may follow it.
 
     s = op(a)·op(b) + bias;  y = s where s (or, if given, mask) is positive, slope·s elsewhere
 
-    Shapes: op(a) (n, k), op(b) (k, m), y and mask (n, m), bias (m,), or (period,) with column j
-        taking element j mod period. ``out``, if given, is where y is put;
-        ``choice`` is (tile, parts of the sum, terms of a part) in place of :func:`tiles.choose`'s.
+    ``choice`` is (tile, parts of the sum, terms of a part) in place of :func:`tiles.choose`'s.
+
+    Shapes: op(a) (n, k), op(b) (k, m), y and mask (n, m), bias (m,).
     Raises: ValueError and TypeError for shapes, dtypes or memory that do not fit; RuntimeError for
         a device too old for the precision.
     """
+    return product(a, b, bias, ta, tb, slope, mask, precision, choice)
+
+
+def product(a, b, bias, ta, tb, slope, mask, precision, choice, repeats=1):
+    """As :func:`matmul`; the bias, of m/repeats numbers, is added to the columns in turns."""
     dtype = check_arrays("matmul", a=a, b=b, bias=bias, mask=mask)
     if a.ndim != 2 or b.ndim != 2:
         raise ValueError(f"matmul: a has {a.ndim} axes and b {b.ndim}; expected two each")
     rows, terms = a.shape[::-1] if ta else a.shape
     inner, columns = b.shape[::-1] if tb else b.shape
-    period = columns if period is None else period
     if ta and tb:  # the one case without a kernel, and a rare one
         b, tb = b.T.copy(), False
     if inner != terms:
@@ -55,10 +58,10 @@ def matmul(
             f"matmul: a{'ᵀ' if ta else ''} has {terms} columns and b{'ᵀ' if tb else ''} {inner} "
             "rows; expected the same number"
         )
+    period = columns // repeats
     expect("matmul", "bias", bias, (period,))
     expect("matmul", "mask", mask, (rows, columns))
-    y = empty_like(a, (rows, columns)) if out is None else out
-    expect("matmul", "out", y, (rows, columns))
+    y = empty_like(a, (rows, columns))
     if y.size == 0:
         return y
     precision = precision_for(a, precision, terms)
@@ -135,12 +138,15 @@ def instances():
 def take(*arrays):
     """Whether our products serve these arrays (None aside): all float32 or all float64, and there.
 
-    "There" is on the GPU, or anywhere inside :func:`tinygan.kernels.emulated`.
+    "There" is on the GPU, or anywhere inside :func:`tinygan.kernels.emulated`. Arrays of 2³¹
+    elements and more are left to others.
     """
     if not serves(arrays[0]):
         return False
     dtype = arrays[0].dtype
-    return dtype in DTYPES and all(a is None or a.dtype == dtype for a in arrays)
+    return dtype in DTYPES and all(
+        a is None or (a.dtype == dtype and a.size < LIMIT) for a in arrays
+    )
 
 
 def packed(*arrays):
@@ -153,6 +159,9 @@ def packed(*arrays):
 def check_arrays(where, **arrays):
     """The dtype of the arrays; TypeError or ValueError for those a kernel cannot take."""
     given = {name: a for name, a in arrays.items() if a is not None}
+    for name, a in given.items():
+        if not hasattr(a, "dtype"):
+            raise TypeError(f"{where}: {name} is a {type(a).__name__}; expected an array")
     dtypes = {a.dtype for a in given.values()}
     if len(dtypes) != 1 or not dtypes <= set(DTYPES):
         named = ", ".join(f"{name} {a.dtype}" for name, a in given.items())

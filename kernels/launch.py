@@ -291,6 +291,12 @@ class Kernel:
             elif _is_cupy(a) and hasattr(a, "data"):
                 on_gpu = True
                 address = a.data.ptr
+                here = sys.modules["cupy"].cuda.runtime.getDevice()
+                if a.device.id != here:
+                    raise ValueError(
+                        f"{self}: argument {position} is on GPU {a.device.id}, and the current one "
+                        f"is {here}; launch inside 'with cupy.cuda.Device({a.device.id})'"
+                    )
             else:
                 raise TypeError(
                     f"{self}: argument {position} is {a!r}; expected an array, None, a NumPy "

@@ -151,7 +151,7 @@ template <class T, class Tile, int BX, int V, int DIRECTION> struct PixelsUnderK
     }
   }
   TG_DEVICE void load(T* slice) {
-    const int offset = DIRECTION * (tap.high * width + tap.middle) * tap.lows + tap.low;
+    const unsigned offset = DIRECTION * (tap.high * width + tap.middle) * tap.lows + tap.low;
     const int down = tap.high < taps_down ? DIRECTION * tap.high : BELOW;
 #pragma unroll
     for (int pass = 0; pass < Mine::PASSES; pass++) {
@@ -159,7 +159,7 @@ template <class T, class Tile, int BX, int V, int DIRECTION> struct PixelsUnderK
       const int row = (at[pass] >> 16) + down;
       const int column = (short)(at[pass] & 0xffff) + DIRECTION * tap.middle;
       const bool ok = (unsigned)row < (unsigned)height && (unsigned)column < (unsigned)width;
-      Mine::template copy<true>(slice, pass, from + (corner[pass] + offset), ok);
+      Mine::template copy<true>(slice, pass, from + (unsigned(corner[pass]) + offset), ok);
     }
     tap.advance();
   }
@@ -211,7 +211,7 @@ template <class T, class Tile, int BX, int V> struct TapsOverPlaces {
         const bool ok = (unsigned)row < (unsigned)height && (unsigned)column < (unsigned)width;
         tg::copy_async<V * sizeof(T)>(
             slice + (this->row() + pass * ROWS) * Slice::LD + x(group),
-            from + (pixel + offset[group]), ok);
+            from + (unsigned(pixel) + unsigned(offset[group])), ok);
       }
       place.advance();
     }

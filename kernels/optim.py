@@ -8,7 +8,7 @@ float32 numbers below 2⁻¹²⁶, which CuPy has the GPU take for 0.
 import numpy as np
 
 from .columns import BLOCKS, THREADS, TYPES, check
-from .launch import Instance, Kernel
+from .launch import Instance, Kernel, serves
 
 _NAMES = {
     "sgd": "sgd<{}>",
@@ -27,6 +27,11 @@ _KERNELS = {
 def instances():
     """The kernels of this module, as they are launched."""
     return list(_KERNELS.values())
+
+
+def takes(p):
+    """Whether these kernels serve the parameter: float32 or float64, on the GPU or emulated."""
+    return serves(p) and p.dtype.char in TYPES
 
 
 def sgd(p, g, rate):

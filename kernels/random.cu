@@ -108,8 +108,8 @@ __global__ void __launch_bounds__(THREADS)
 // in double a number, by estimate: little for the noise of a step, even where a multiprocessor has
 // two double units.
 //
-// A CUDA block makes the u and the v of THREADS Philox blocks in shared memory; the v's begin inside
-// a Philox block, so it makes one more. Then threads take neighbouring pairs. The stores of u and v
+// A CUDA block makes the u and the v of THREADS Philox blocks in shared memory; the v's begin within
+// one, so it makes one more. Then threads take neighbouring pairs. The stores of u and v
 // meet N to a bank, which is little beside the making of what they store.
 template <class T>
 __global__ void __launch_bounds__(THREADS)

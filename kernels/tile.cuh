@@ -44,8 +44,9 @@ template <class T> struct Epilogue {
   int columns, period;
   TG_DEVICE T finish(T sum, long long at, int column) const {
     if (bias) sum += bias[column % period];
-    const T sign = mask ? mask[at] : sum;
-    return sign > 0 ? sum : slope * sum;
+    if (mask) return mask[at] > 0 ? sum : slope * sum;
+    if (sum > 0) return sum;
+    return slope == 0 && sum == sum ? T(0) : slope * sum;   // not -infinity times 0
   }
   // GROUP neighbours of the row that starts at y[row].
   template <int GROUP>

@@ -253,6 +253,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     dtype = property(lambda self: self._host.dtype)
     itemsize = property(lambda self: self._host.itemsize)
     nbytes = property(lambda self: self._host.nbytes)
+    device = property(lambda self: types.SimpleNamespace(id=0))
     data = property(lambda self: types.SimpleNamespace(ptr=self._host.ctypes.data))
     T = property(lambda self: _wrapped(self._host.T))
     imag = property(lambda self: _wrapped(self._host.imag))

@@ -347,6 +347,7 @@ PLANTED = {
         TRANSPOSE, "conv.cu", "s.left - tap_across + s.stride_across - 1", "s.left - tap_across",
     ),
     "no tail of terms": (TRANSPOSE, "load.cuh", "tap.high < taps_down", "true"),
+    "two limits that cancel": (CONV, "load.cuh", "ABOVE = -0x8000", "ABOVE = -0x4000"),
     "no tail of columns": (CONV, "load.cuh", "ks(x < xs ? ks_ : 0)", "ks(ks_)"),
     "no tail of rows": (CONV, "conv.cu", "if (m < rows) out", "out"),
     "no tail of places": (WEIGHTS, "load.cuh", "place.high < images", "true"),
@@ -539,6 +540,38 @@ def test_a_shift_by_one_element_falls_to_the_general_kernel(op, launched):
     assert distance(found, exact(op, inputs, geometry)) <= limit
 
 
+@each_op
+@pytest.mark.parametrize(
+    "geometry", [Geometry((1, 16380), (1, 3), (1, 7)), Geometry((2, 7), (1, 2), (700, 2))], ids=str
+)
+def test_what_the_kernels_do_not_take_goes_the_general_way(op, geometry, launched):
+    assert not kernels.fits(geometry)
+    inputs = inputs_of(OPS[op][2], geometry, channels=(1, 2), dtype=np.float32)
+    with kernels.emulated():
+        found = OPS[op][1].fn(*inputs, geometry=geometry)
+    assert not launched and distance(found, exact(op, inputs, geometry)) < 1e-5
+
+
+def test_a_long_image_still_goes_through_the_kernels(launched):
+    geometry = Geometry((1, 16000), (1, 5), (1, 2), ((0, 0), (200, 100)))
+    for op in OPS:
+        inputs = inputs_of(OPS[op][2], geometry, 1, (2, 3), dtype=np.float32)
+        with kernels.emulated():
+            found = OPS[op][1].fn(*inputs, geometry=geometry)
+        assert distance(found, exact(op, inputs, geometry)) < 1e-5
+    assert len([n for n in launched if "add_parts" not in n]) == 3
+
+
+def test_relu_of_minus_infinity_is_0_and_of_nan_is_nan():
+    a = np.array([[-np.inf], [np.nan], [np.inf], [-1.0], [2.0]], np.float32)
+    one = np.ones((1, 1), np.float32)
+    with kernels.emulated():
+        found = kernels.matmul(a, one, slope=0.0)
+        gated = ops.gate.fn(a, a, slope=0)
+    np.testing.assert_array_equal(found, [[0], [np.nan], [np.inf], [0], [2]])
+    np.testing.assert_array_equal(gated, found)
+
+
 # Bad input
 
 
@@ -568,6 +601,8 @@ def test_bad_input_is_one_clear_error():
             kernels.matmul(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32))
         with pytest.raises(ValueError, match="precision is 'bf16'; expected one of"):
             kernels.conv2d(x, w, geometry=geometry, precision="bf16")
+        with pytest.raises(TypeError, match="a is a list; expected an array"):
+            kernels.matmul([[1.0]], w)
         large = Geometry((1 << 14, 1), 1)
         with pytest.raises(ValueError, match="too large for the kernels.*pieces"):
             kernels.conv2d(
@@ -594,16 +629,18 @@ def test_bad_input_is_one_clear_error():
                 ops.matmul.fn(np.ones((2, 2), np.float32), np.ones((2, 2), np.float32))
 
 
-def test_nan_and_infinity_reach_every_result_they_touch():
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0x7F800001, 0x7F800000])
+def test_nan_and_infinity_reach_every_result_they_touch(bits):
     """Whatever bits a NaN has: the tensor cores' rounding must not make a number of one."""
     geometry = Geometry(6, 3)
-    for bits in (0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0x7F800001):
-        x, w = inputs_of("xw", geometry, channels=(8, 16), dtype=np.float32)
-        x[1, 2, 2, 5] = np.array([bits], np.uint32).view(np.float32)[0]
-        with np.errstate(invalid="ignore"):
-            touched = np.isnan(conv.conv2d.fn(x, w, geometry=geometry))
-        assert touched.any() and not touched.all()
-        for name in launch.PRECISIONS:
-            with kernels.emulated():
-                found = kernels.conv2d(x, w, geometry=geometry, precision=name)
-            assert np.array_equal(np.isnan(found), touched), (name, hex(bits))
+    x, w = inputs_of("xw", geometry, channels=(8, 16), dtype=np.float32)
+    x[1, 2, 2, 5] = np.array([bits], np.uint32).view(np.float32)[0]
+    with np.errstate(invalid="ignore"):
+        right = conv.conv2d.fn(x, w, geometry=geometry)
+    assert not np.isfinite(right).all() and np.isfinite(right).any()
+    for name in launch.PRECISIONS:
+        with kernels.emulated():
+            found = kernels.conv2d(x, w, geometry=geometry, precision=name)
+        assert np.array_equal(np.isfinite(found), np.isfinite(right)), name
+        if name != "3xtf32":  # which splits infinity into infinity and NaN
+            assert np.array_equal(np.isnan(found), np.isnan(right)), name

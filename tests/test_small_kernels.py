@@ -615,3 +615,12 @@ def test_a_step_of_a_net_with_norms_is_numpys():
     expected = step()
     for a, b in zip(same_in_every_order(step), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_parameters_of_other_dtypes_go_numpys_way():
+    p, g = (np.ones(5, np.float16) * v for v in (np.float16(1), np.float16(0.5)))
+    for optimizer in (optim.SGD(0.1), optim.SGD(0.1, 0.5), optim.RMSProp(0.1), optim.Adam(0.1)):
+        right, _ = optimizer.update(p, g, optimizer.init(p))
+        with emulated():
+            found, _ = optimizer.update(p, g, optimizer.init(p))
+        assert found.dtype == np.float16 and np.array_equal(found, right)

@@ -149,7 +149,7 @@ def conv2d(x, w, b=None, *, geometry):
     _expect_kernel(w, geometry)
     _expect("x", x, (geometry.image, w.shape[-2:-1]), "(N, H, W, C)")
     _expect_bias(b, w.shape[3])
-    if kernels.take(x, w, b):
+    if kernels.take(x, w, b) and kernels.fits(geometry):
         return kernels.conv2d(*kernels.packed(x, w, b), geometry=geometry)
     xp, (n, (p, q), channels) = array_module(x), (len(x), geometry.grid, w.shape[3])
     y = xp.empty((n, p, q, channels), xp.result_type(x, w, w if b is None else b))
@@ -179,7 +179,7 @@ def conv2d_transpose(z, w, b=None, *, geometry):
     _expect_kernel(w, geometry)
     _expect("z", z, (geometry.grid, w.shape[-1:]), "(N, P, Q, O)")
     _expect_bias(b, w.shape[2])
-    if kernels.take(z, w, b):
+    if kernels.take(z, w, b) and kernels.fits(geometry):
         return kernels.conv2d_transpose(*kernels.packed(z, w, b), geometry=geometry)
     xp, n, channels = array_module(z), len(z), w.shape[2]
     y = xp.empty((n, *geometry.image, channels), xp.result_type(z, w, w if b is None else b))
@@ -217,7 +217,7 @@ def conv2d_weight_grad(x, z, *, geometry):
     _expect("z", z, (geometry.grid, z.shape[-1:]), "(N, P, Q, O)")
     if len(x) != len(z):
         raise ValueError(f"x has {len(x)} samples and z {len(z)}; expected the same number")
-    if kernels.take(x, z):
+    if kernels.take(x, z) and kernels.fits(geometry):
         return kernels.conv2d_weight_grad(*kernels.packed(x, z), geometry=geometry)
     xp, channels = array_module(x), z.shape[3]
     shape = (math.prod(geometry.kernel) * x.shape[3], channels)

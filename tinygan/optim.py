@@ -17,7 +17,6 @@ from tinygan import tree as trees
 from tinygan.backend import array_module
 from tinygan.engine import Tensor, primitive
 from tinygan.kernels import optim as steps
-from tinygan.kernels import serves
 from tinygan.ops import index
 
 
@@ -27,7 +26,7 @@ def descend(p, d, rate):
 
     y = p − rate·d
     """
-    if serves(p):
+    if steps.takes(p):
         return steps.sgd(*kernels.packed(p, d), rate)
     y = d * -rate
     y += p
@@ -96,7 +95,7 @@ def momentum_step(p, g, velocity, rate, *, momentum, nesterov):
 
     Shapes: p, g, velocity (...), y (2, ...).
     """
-    if serves(p):
+    if steps.takes(p):
         arrays = kernels.packed(p, g, velocity)
         return steps.momentum(*arrays, rate, momentum=momentum, nesterov=nesterov)
     b = accumulate.fn(velocity, g, momentum=momentum)
@@ -112,7 +111,7 @@ def rmsprop_step(p, g, square, rate, *, decay, eps):
 
     Shapes: p, g, square (...), y (2, ...).
     """
-    if serves(p):
+    if steps.takes(p):
         return steps.rmsprop(*kernels.packed(p, g, square), rate, decay=decay, eps=eps)
     v = blend_square.fn(square, g, decay=decay)
     return np.stack([descend_scaled.fn(p, g, v, rate, 1.0, eps=eps), v])
@@ -126,7 +125,7 @@ def adam_step(p, g, mean, square, rate, root, *, beta1, beta2, eps):
 
     Shapes: p, g, mean, square (...), y (3, ...).
     """
-    if serves(p):
+    if steps.takes(p):
         arrays = kernels.packed(p, g, mean, square)
         return steps.adam(*arrays, rate, root, beta1=beta1, beta2=beta2, eps=eps)
     m, v = blend.fn(mean, g, decay=beta1), blend_square.fn(square, g, decay=beta2)
@@ -168,7 +167,7 @@ class SGD:
         directions, new = gs, {}
         if self.momentum:
             old = _aligned(params, state["velocity"])
-            if serves(ps[0]):
+            if steps.takes(ps[0]):
                 how = {"momentum": self.momentum, "nesterov": self.nesterov}
                 stepped = [
                     momentum_step(p, g, m, rate, **how) for p, g, m in zip(ps, gs, old, strict=True)
@@ -216,7 +215,7 @@ class RMSProp:
             "RMSProp", params, grads, self.rate if rate is None else rate, 1.0
         )
         old = _aligned(params, state["square"])
-        if serves(ps[0]):
+        if steps.takes(ps[0]):
             stepped = [
                 rmsprop_step(p, g, v, rate, decay=self.decay, eps=self.eps)
                 for p, g, v in zip(ps, gs, old, strict=True)
@@ -265,7 +264,7 @@ class Adam:
         root = 1 / math.sqrt(1 - beta2**t)
         ps, gs, rate, root = _leaves("Adam", params, grads, rate, root)
         ms, vs = _aligned(params, state["mean"]), _aligned(params, state["square"])
-        if serves(ps[0]):
+        if steps.takes(ps[0]):
             how = {"beta1": beta1, "beta2": beta2, "eps": self.eps}
             stepped = [
                 adam_step(p, g, m, v, rate, root, **how)
