@@ -143,6 +143,7 @@ PARTS = {
     "ceilings": Part("Ceilings of the chip", 40, True, run_rows),
     "layers": Part("Layers beside cuDNN", 130, True, run_rows),
     "gemms": Part("Products beside cuBLAS", 30, True, run_rows),
+    "ladder": Part("The ladder's steps", 20, True, run_rows),
     "steps": Part("Training steps", 100, True, run_rows),
     "tests": Part("Tests on CuPy", 150, False, run_tests),
     "sanitizer": Part("compute-sanitizer", 120, False, run_sanitizer),
@@ -172,6 +173,7 @@ def run_part(name, file, left, options):
         "ceilings": gpu_layers.ceiling_rows,
         "layers": gpu_layers.layer_rows,
         "gemms": gpu_layers.gemm_rows,
+        "ladder": gpu_layers.ladder_rows,
         "steps": gpu_steps.step_rows,
         "tiles": gpu_layers.tile_rows,
     }

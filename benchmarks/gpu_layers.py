@@ -1,4 +1,4 @@
-"""Parts of gpu.py: the chip's ceilings, layers beside cuDNN, products beside cuBLAS, all tiles.
+"""Parts of gpu.py: ceilings, layers beside cuDNN, products beside cuBLAS, the ladder, all tiles.
 
 Each part is a generator of rows, dictionaries that gpu.py writes down as they come; gpu_report.py
 makes tables of them. A row has the times of every round, in seconds, by contender; none under the
@@ -355,6 +355,34 @@ def _limits(names, k):
             who.name: limit(who.precision, k) for who in names if who.name.startswith("tinygan")
         },
     }
+
+
+# The ladder of kernels/README.md
+
+
+def ladder_rows(place, options, left):
+    """A row for each step of the ladder: its kernel on the ladder's layer, or a thin one."""
+    from tinygan.kernels import ladder
+
+    images, layer = (1, ladder.THIN) if options.emulate else (ladder.IMAGES, ladder.LAYER)
+    for step in ladder.steps():
+        if left() < 0:
+            yield {"note": f"NOT REACHED: {step.name} and later steps, for lack of time"}
+            return
+        data = step.inputs(images, layer)
+        exact = place.asarray(ladder.reference(step.op, data, layer))
+        calls = [partial(step.run, *arrays, layer=layer) for arrays in _sets(place, data, options)]
+        who = Contender("kernel", step.precision, place.ours, None, None, lambda y: y)
+        yield {
+            "layer": step.name,
+            "operation": step.op,
+            "kernel": step.instance.kernel.name,
+            "flops": step.flops(images, layer),
+            "bytes": step.bytes(images, layer),
+            "precisions": {"kernel": step.precision},
+            "limits": {"kernel": limit(step.precision, layer.product(step.op, images)[2])},
+            **measure(place, [who], {"kernel": calls}, exact, options),
+        }
 
 
 # Tiles

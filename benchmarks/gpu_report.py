@@ -171,6 +171,18 @@ def step_table(rows, ceilings):
     return table([*header, "floor/time", "losses differ from NumPy's by"], lines)
 
 
+def ladder_table(rows, ceilings):
+    """A row for each step of the ladder."""
+    lines = []
+    for row in rows:
+        if "kernel" in row:
+            time = _time(row, "kernel", Counts(row["flops"], row["bytes"]), ceilings)
+            off = row["errors"].get("kernel")
+            shown = "–" if off is None else f"{off:.1e}"
+            lines.append([row["layer"], f"`{row['kernel']}`", time, shown])
+    return table(["step", "kernel", "µs (share of the roofline)", "error"], lines)
+
+
 def tile_table(rows):
     """How much slower the chosen tiles are than the best, and where by more than 5%."""
     lines, ratios = [], {}
@@ -271,6 +283,8 @@ def _tables(name, rows, ceilings, emulated):
                 f"aim {AIM_MMA:.0%}."
             ))  # fmt: skip
         return [*found, error_table(rows)]
+    if name == "ladder":
+        return [*([EMULATED + "."] if emulated else []), ladder_table(rows, ceilings)]
     if name == "steps":
         return [*([EMULATED + "."] if emulated else []), step_table(rows, ceilings)]
     if name == "tiles":

@@ -703,3 +703,19 @@ def test_a_command_ends_with_all_that_it_started(tmp_path, monkeypatch):
     assert gpu_process.run_command([sys.executable, "-c", code], 1) is None
     time.sleep(max(0, start + 3 - time.monotonic()))
     assert not mark.exists()
+
+
+def test_the_ladder_is_a_part(tmp_path):
+    from gpu_report import ladder_table
+
+    from tinygan.kernels import ladder
+
+    command = [sys.executable, SCRIPT, "--emulate", "--parts", "ladder", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["ladder"]["rows"]
+    assert [row["layer"] for row in rows] == [step.name for step in ladder.steps()]
+    assert all(0 < row["errors"]["kernel"] <= row["limits"]["kernel"] for row in rows)
+    assert "| naive | `conv2d_naive` | – |" in (tmp_path / "gpu.md").read_text()
+    timed = rows[0] | {"times": {"kernel": [2e-6, 3e-6, 5e-6]}}
+    assert "| naive | `conv2d_naive` | 3 |" in ladder_table([timed], None)

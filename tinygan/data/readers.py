@@ -11,9 +11,7 @@ import math
 import os
 import pickle
 import struct
-import tarfile
 import warnings
-import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -180,6 +178,8 @@ def _cifar_batches(path, wanted):
         folder = _cifar_folder(path) or path
         there = [folder / name for name in sorted(wanted) if (folder / name).is_file()]
         return {file.name: _whole_file(file) for file in there}
+    import tarfile  # here, for it costs every import of tinygan milliseconds
+
     found = {}
     with _reading(path, "an archive") as file, tarfile.open(fileobj=file, mode="r:*") as archive:
         for member in archive:
@@ -491,6 +491,8 @@ def read_array(path, *, scaling=None, channels_first=False):
 
 def _arrays(path, file):
     """The images of a file, and the labels or None."""
+    import zipfile
+
     start = file.read(6)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -646,6 +648,8 @@ _LOOKED_FOR = (
 
 
 def _is_tar(path):
+    import tarfile
+
     try:
         return tarfile.is_tarfile(path)
     except Exception:  # a damaged archive may raise anything; its reader will say what
