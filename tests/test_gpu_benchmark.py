@@ -719,3 +719,25 @@ def test_the_ladder_is_a_part(tmp_path):
     assert "| naive | `conv2d_naive` | – |" in (tmp_path / "gpu.md").read_text()
     timed = rows[0] | {"times": {"kernel": [2e-6, 3e-6, 5e-6]}}
     assert "| naive | `conv2d_naive` | 3 |" in ladder_table([timed], None)
+
+
+def test_banks_are_met_twice_only_where_the_page_of_the_kernels_says_so():
+    import gpu_once
+    from gpu_place import Emulator
+
+    with kernels.emulated(count_banks=True):
+        for _, call in gpu_once.cases(Emulator()):
+            call()
+        report = kernels.bank_report()
+    conflicts = {
+        (row["kernel"].partition("<")[0], "double" in row["kernel"], row["kind"]): round(
+            row["wavefronts"] / row["ideal"], 2
+        )
+        for row in report
+        if row["wavefronts"] > row["ideal"]
+    }
+    reads = {(name, True, "load_shared 16") for name in ("conv2d_transpose", "matmul")}
+    stores = {("normal", False, "store_shared 4"), ("normal", True, "store_shared 8")}
+    assert set(conflicts) == reads | stores
+    assert all(conflicts[where] <= 1.34 for where in reads)
+    assert conflicts["normal", False, "store_shared 4"] <= 8
