@@ -1,7 +1,7 @@
 """Convolution, its transpose and its weight gradient on the GPU: the kernels of conv.cu.
 
 The three are the derivatives of one trilinear form (see :mod:`tinygan.conv`); a geometry is
-anything with its sizes: ``image``, ``kernel``, ``stride``, ``pad`` and ``grid``.
+anything with its sizes, ``image``, ``kernel``, ``stride``, ``pad`` and ``grid``, and ``whole``.
 """
 
 import math
@@ -54,15 +54,15 @@ def conv2d(x, w, bias=None, *, geometry, slope=1.0, mask=None, precision=None, c
     outputs, channels = _expect_kernel("conv2d", w, geometry)
     expect("conv2d", "x", x, (len(x), *geometry.image, channels))
     expect("conv2d", "bias", bias, (outputs,))
-    y = empty_like(x, (len(x), *geometry.grid, outputs))
-    expect("conv2d", "mask", mask, y.shape)
+    result = len(x), *geometry.grid, outputs
+    expect("conv2d", "mask", mask, result)
+    if geometry.whole and len(x):
+        return product(
+            _rows(x), _matrix(w), bias, False, False, slope, _rows(mask), precision, choice
+        ).reshape(result)
+    y = empty_like(x, result)
     if y.size == 0:
         return y
-    if _whole(geometry):
-        y2 = product(
-            _rows(x), _matrix(w), bias, False, False, slope, _rows(mask), precision, choice
-        )
-        return y2.reshape(y.shape)
     vx, vw = _vectors((x, channels), (w, outputs))
     rows, terms = math.prod(y.shape[:3]), channels * math.prod(geometry.kernel)
     precision = precision_for(x, precision, terms)
@@ -91,16 +91,16 @@ def conv2d_transpose(
     outputs, channels = _expect_kernel("conv2d_transpose", w, geometry)
     expect("conv2d_transpose", "z", z, (len(z), *geometry.grid, outputs))
     expect("conv2d_transpose", "bias", bias, (channels,))
-    y = empty_like(z, (len(z), *geometry.image, channels))
-    expect("conv2d_transpose", "mask", mask, y.shape)
-    if y.size == 0:
-        return y
-    if _whole(geometry):
-        y2 = product(
+    result = len(z), *geometry.image, channels
+    expect("conv2d_transpose", "mask", mask, result)
+    if geometry.whole and len(z):
+        return product(
             _rows(z), _matrix(w), bias, False, True, slope, _rows(mask), precision, choice,
             repeats=math.prod(geometry.image),
-        )  # fmt: skip
-        return y2.reshape(y.shape)
+        ).reshape(result)  # fmt: skip
+    y = empty_like(z, result)
+    if y.size == 0:
+        return y
     v = vector((z, outputs), (w, outputs))
     (height, width), (down, across) = geometry.image, geometry.stride
     parities = down * across
@@ -132,15 +132,15 @@ def conv2d_weight_grad(x, z, *, geometry, precision=None, choice=None):
     channels, outputs = x.shape[3], z.shape[3]
     expect("conv2d_weight_grad", "x", x, (len(x), *geometry.image, channels))
     expect("conv2d_weight_grad", "z", z, (len(x), *geometry.grid, outputs))
-    y = empty_like(x, (*geometry.kernel, channels, outputs))
-    if y.size == 0:
-        return y
-    if len(x) == 0:
+    result = *geometry.kernel, channels, outputs
+    if geometry.whole and len(x):
+        return product(_rows(x), _rows(z), None, True, False, 1.0, None, precision, choice).reshape(
+            result
+        )
+    y = empty_like(x, result)
+    if y.size == 0 or len(x) == 0:
         y.fill(0)
         return y
-    if _whole(geometry):
-        y2 = product(_rows(x), _rows(z), None, True, False, 1.0, None, precision, choice)
-        return y2.reshape(y.shape)
     vx, vz = _vectors((x, channels), (z, outputs))
     rows, terms = math.prod(y.shape[:3]), math.prod(z.shape[:3])
     precision = precision_for(x, precision, terms)
@@ -227,10 +227,6 @@ def _shape(geometry, images, channels, outputs, parts, terms):
         *geometry.stride, top, left, parts, terms,
     )  # fmt: skip
     return np.array(sizes, SHAPE)
-
-
-def _whole(geometry):
-    return geometry.kernel == geometry.image and geometry.pad == ((0, 0), (0, 0))
 
 
 def _rows(a):

@@ -33,6 +33,11 @@ class Layer(NamedTuple):
     channels: int
     outputs: int
 
+    @property
+    def whole(self):
+        """Whether the kernel covers the image exactly."""
+        return self.kernel == self.image and self.pad == ((0, 0), (0, 0))
+
     def product(self, op, images):
         """(rows, columns, terms, how many of them) of the matrix products that ``op`` is."""
         places, taps = images * math.prod(self.grid), math.prod(self.kernel)

@@ -9,19 +9,19 @@ from typing import NamedTuple
 
 from .launch import limits
 
-ALONG_K, ALONG_X = 0, 1  # how a slice lies in shared memory; see tile.cuh
+ALONG_K, ALONG_X = 0, 1  # how a slice lies in shared memory; see load.cuh
 CODE = {"fp32": 0, "fp64": 0, "tf32": 1, "3xtf32": 3}  # the precisions in multiply.cuh
 
 
 class Tile(NamedTuple):
-    """A block's tile of a matrix product: ``Tile`` in tile.cuh.
+    """A block's tile of a matrix product: ``Tile`` in load.cuh.
 
     Args:
         rows, columns: results of a block; terms: of one slice of the sum.
         down, across: the block's warps.
         stages: slices in flight.
         efficiency: the part of the chip's rate that a full chip of such blocks is expected to
-            reach; an estimate from the shared-memory reads per multiplication, not a measurement.
+            reach; an estimate from counts of reads and instructions (README.md), not a measurement.
     """
 
     rows: int
@@ -39,7 +39,7 @@ class Tile(NamedTuple):
 
     @property
     def name(self):
-        """The type in tile.cuh."""
+        """The type in load.cuh."""
         return f"Tile<{','.join(map(str, self[:6]))}>"
 
     def shared(self, layout_a, layout_b, itemsize):
