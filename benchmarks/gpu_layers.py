@@ -423,7 +423,7 @@ def _label(choice):
 
 def asked_for(place, who, layer, sets, operation):
     """The arguments of tiles.choose in an operation, which is made, and its answer."""
-    from tinygan.kernels import conv, gemm, tiles
+    from tinygan.kernels import gemm, tiles
 
     found = []
 
@@ -431,12 +431,12 @@ def asked_for(place, who, layer, sets, operation):
         found.append((arguments, tiles.choose(*arguments)))
         return found[-1][1]
 
-    conv.choose = gemm.choose = watch
+    gemm.choose = watch
     try:
         with who.context():
             who.calls(layer, sets)[operation][0]()
     finally:
-        conv.choose = gemm.choose = tiles.choose
+        gemm.choose = tiles.choose
     return found[-1]
 
 

@@ -15,14 +15,13 @@ from .gemm import (
     check_arrays,
     empty_like,
     expect,
-    precision_for,
     product,
     run,
     type_name,
     vector,
 )
-from .launch import Instance, Kernel, architecture, multiprocessors
-from .tiles import ALONG_K, ALONG_X, CODE, NARROW, SINGLE, TILES, choose
+from .launch import Instance, Kernel
+from .tiles import ALONG_K, ALONG_X, CODE, NARROW, SINGLE, TILES
 
 SHAPE = np.dtype(
     [
@@ -65,14 +64,11 @@ def conv2d(x, w, bias=None, *, geometry, slope=1.0, mask=None, precision=None, c
         return y
     vx, vw = _vectors((x, channels), (w, outputs))
     rows, terms = math.prod(y.shape[:3]), channels * math.prod(geometry.kernel)
-    precision = precision_for(x, precision, terms)
-    tile, parts, of_part = choice or choose(
-        precision, rows, outputs, terms, 1, vx == 1, architecture(x), multiprocessors(x)
-    )
-    instance = _conv2d(dtype, precision, tile, vx, vw)
-    grid = (-(-rows // tile.rows), -(-outputs // tile.columns), parts)
-    shape = _shape(geometry, len(x), channels, outputs, parts, of_part)
-    run(instance, grid, (x, w), y, (shape,), parts, (bias, mask, slope, outputs))
+    run(
+        lambda precision, tile: _conv2d(dtype, precision, tile, vx, vw), (x, w), y,
+        (rows, outputs, terms, 1), vx == 1, _shape(geometry, len(x), channels, outputs),
+        (bias, mask, slope, outputs), precision, choice,
+    )  # fmt: skip
     return y
 
 
@@ -106,14 +102,11 @@ def conv2d_transpose(
     parities = down * across
     rows = len(z) * -(-height // down) * -(-width // across)  # of the largest parity
     terms = outputs * -(-geometry.kernel[0] // down) * -(-geometry.kernel[1] // across)
-    precision = precision_for(z, precision, terms)
-    tile, parts, of_part = choice or choose(
-        precision, rows, channels, terms, parities, v == 1, architecture(z), multiprocessors(z)
-    )
-    instance = _conv2d_transpose(dtype, precision, tile, v)
-    grid = (-(-rows // tile.rows), -(-channels // tile.columns), parities * parts)
-    shape = _shape(geometry, len(z), channels, outputs, parts, of_part)
-    run(instance, grid, (z, w), y, (shape,), parts, (bias, mask, slope, channels))
+    run(
+        lambda precision, tile: _conv2d_transpose(dtype, precision, tile, v), (z, w), y,
+        (rows, channels, terms, parities), v == 1, _shape(geometry, len(z), channels, outputs),
+        (bias, mask, slope, channels), precision, choice,
+    )  # fmt: skip
     return y
 
 
@@ -143,14 +136,11 @@ def conv2d_weight_grad(x, z, *, geometry, precision=None, choice=None):
         return y
     vx, vz = _vectors((x, channels), (z, outputs))
     rows, terms = math.prod(y.shape[:3]), math.prod(z.shape[:3])
-    precision = precision_for(x, precision, terms)
-    tile, parts, of_part = choice or choose(
-        precision, rows, outputs, terms, 1, vx == 1, architecture(x), multiprocessors(x)
-    )
-    instance = _conv2d_weight_grad(dtype, precision, tile, vx, vz)
-    grid = (-(-rows // tile.rows), -(-outputs // tile.columns), parts)
-    shape = _shape(geometry, len(x), channels, outputs, parts, of_part)
-    run(instance, grid, (x, z), y, (shape,), parts, None)
+    run(
+        lambda precision, tile: _conv2d_weight_grad(dtype, precision, tile, vx, vz), (x, z), y,
+        (rows, outputs, terms, 1), vx == 1, _shape(geometry, len(x), channels, outputs), None,
+        precision, choice,
+    )  # fmt: skip
     return y
 
 
@@ -214,7 +204,8 @@ def _reach(geometry):
     return longest + max(geometry.kernel) + max(geometry.stride)
 
 
-def _shape(geometry, images, channels, outputs, parts, terms):
+def _shape(geometry, images, channels, outputs):
+    """sizes(parts, terms of a part): what :func:`run` gives the kernel last, one struct."""
     (top, _), (left, _) = geometry.pad
     height, width = geometry.image
     if _reach(geometry) > REACH:
@@ -224,9 +215,9 @@ def _shape(geometry, images, channels, outputs, parts, terms):
         )
     sizes = (
         images, height, width, channels, *geometry.grid, outputs, *geometry.kernel,
-        *geometry.stride, top, left, parts, terms,
+        *geometry.stride, top, left,
     )  # fmt: skip
-    return np.array(sizes, SHAPE)
+    return lambda parts, terms: (np.array((*sizes, parts, terms), SHAPE),)
 
 
 def _rows(a):

@@ -64,26 +64,40 @@ def product(a, b, bias, ta, tb, slope, mask, precision, choice, repeats=1):
     y = empty_like(a, (rows, columns))
     if y.size == 0:
         return y
-    precision = precision_for(a, precision, terms)
     v = vector((a, a.shape[1]), (b, b.shape[1]))
-    tile, parts, part_terms = choice or choose(
-        precision, rows, columns, terms, 1, v == 1, architecture(a), multiprocessors(a)
-    )
-    instance = _matmul(dtype, precision, tile, ta, tb, v)
-    grid = (-(-rows // tile.rows), -(-columns // tile.columns), parts)
-    sizes = tuple(map(np.int32, (rows, columns, terms, part_terms, period)))
-    run(instance, grid, (a, b), y, sizes, parts, (bias, mask, slope, period))
+
+    def sizes(parts, of_part):
+        return tuple(map(np.int32, (rows, columns, terms, of_part, period)))
+
+    def instance(precision, tile):
+        return _matmul(dtype, precision, tile, ta, tb, v)
+
+    run(
+        instance, (a, b), y, (rows, columns, terms, 1), v == 1, sizes, (bias, mask, slope, period),
+        precision, choice,
+    )  # fmt: skip
     return y
 
 
-def run(instance, grid, operands, y, sizes, parts, epilogue):
-    """Launch a product's kernel into ``y``; where the sum has parts, add them up into ``y``.
+def run(make, operands, y, shape, single, sizes, epilogue, precision, choice):
+    """Choose a tile and launch a product's kernel into ``y``; add up the parts of its sum.
 
     Args:
-        sizes: the kernel's last arguments.
+        make: make(precision, tile) is the kernel's instance.
+        shape: (rows, columns, terms, how many products side by side).
+        single: whether an operand is copied one element at a time.
+        sizes: sizes(parts, terms of a part) are the kernel's last arguments.
         epilogue: (bias, mask, slope, period of the bias), or None if the kernel has none.
+        precision, choice: as in :func:`matmul`.
     Raises: ValueError for a grid that no GPU takes.
     """
+    rows, columns, terms, grids = shape
+    precision = precision_for(y, precision, terms)
+    tile, parts, of_part = choice or choose(
+        precision, *shape, single, architecture(y), multiprocessors(y)
+    )
+    instance = make(precision, tile)
+    grid = -(-rows // tile.rows), -(-columns // tile.columns), grids * parts
     if max(grid[1:]) > GRID:
         raise ValueError(
             f"{instance.kernel.name}: a grid of {grid} blocks; a GPU takes {GRID} across and in "
@@ -96,7 +110,8 @@ def run(instance, grid, operands, y, sizes, parts, epilogue):
     else:
         pieces = empty_like(y, (parts, *y.shape))
         after = (None, None, pieces, number(1)) if epilogue else (pieces,)
-    instance.kernel(grid, (instance.threads,), (*operands, *after, *sizes), instance.shared)
+    arguments = (*operands, *after, *sizes(parts, of_part))
+    instance.kernel(grid, (instance.threads,), arguments, instance.shared)
     if parts > 1:
         blocks = min(-(-y.size // BLOCK), 8 * multiprocessors(y))
         counts = tuple(map(np.int32, (parts, y.size, period)))

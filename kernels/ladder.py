@@ -109,8 +109,8 @@ class Step:
             return getattr(conv, self.op)(*inputs, **given)
         x, w, b = inputs
         y = np.empty_like(x, shape=(images, *layer.grid, layer.outputs))
-        shape = conv._shape(layer, images, layer.channels, layer.outputs, 1, 0)
-        args, grid = (x, w, b, y, shape), self.grid(images, layer)
+        shape = conv._shape(layer, images, layer.channels, layer.outputs)(1, 0)
+        args, grid = (x, w, b, y, *shape), self.grid(images, layer)
         self.instance.kernel(grid, (self.instance.threads,), args, self.instance.shared)
         return y
 

@@ -397,8 +397,12 @@ def test_a_planted_fault_is_caught(fault, tmp_path, monkeypatch):
         return launch.Instance(kernel, instance.threads, instance.shared)
 
     run, add_parts = gemm.run, gemm._add_parts
+
+    def planted(make, *rest):
+        run(lambda *given: elsewhere(make(*given)), *rest)
+
     for module in (gemm, conv_kernels):
-        monkeypatch.setattr(module, "run", lambda i, *rest: run(elsewhere(i), *rest))
+        monkeypatch.setattr(module, "run", planted)
     monkeypatch.setattr(gemm, "_add_parts", lambda dtype: elsewhere(add_parts(dtype)))
 
     if name == GEMM:
