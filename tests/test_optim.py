@@ -8,8 +8,8 @@ import record_optimisers as recorder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygan import optim, tree
-from tinygan.engine import track
+from tinygan import ops, optim, tree
+from tinygan.engine import observe, track
 
 SAME_AS_TORCH = {
     "sgd": optim.SGD(0.05),
@@ -203,8 +203,10 @@ def test_trees_keep_their_nesting_and_dtype(optimizer, dtype):
     for _ in range(2):
         params, state = optimizer.update(params, grads, state)
     assert type(params["a"]) is list and type(params["b"]) is tuple
+    count = state.pop("step", np.array(2))
+    assert type(count) is np.ndarray and (count.shape, count.dtype, count) == ((), np.int64, 2)
     for a in tree.leaves([params, state]):
-        assert not isinstance(a, np.ndarray) or a.dtype == dtype
+        assert type(a) is np.ndarray and a.dtype == dtype
 
 
 @each
@@ -239,6 +241,121 @@ def test_a_rate_of_zero_moves_nothing_but_the_state(optimizer):
     assert same(new, params)
     if state:
         assert not same(new_state, state)
+
+
+@each
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_rate_is_a_number_or_an_array_of_any_float_dtype(optimizer, dtype):
+    params, grads = forest(dtype)
+    state = optimizer.init(params)
+    for number in (np.float64(0.1), np.float32(0.1)):
+        expected = optimizer.update(params, grads, state, rate=float(number))
+        for rate in (number, np.asarray(number)):
+            assert same(optimizer.update(params, grads, state, rate=rate), expected)
+
+
+def test_adam_counts_from_a_python_int_too():
+    params, grads = forest()
+    adam = optim.Adam(0.1)
+    _, state = adam.update(params, grads, adam.init(params))
+    expected = adam.update(params, grads, state)
+    for count in (1, np.int64(1), np.array(1)):
+        found = adam.update(params, grads, {**state, "step": count})
+        assert same(found, expected) and type(found[1]["step"]) is np.ndarray
+
+
+def test_adams_corrections_are_rounded_once_from_float64():
+    for t in (1, 7, 1000, 100_000):
+        step = np.array(t)
+        for dtype in map(np.dtype, (np.float32, np.float64)):
+            for number in (0.1, np.array(0.1), np.array(0.1, np.float32)):
+                rate = optim.corrected_rate(number, step, beta=0.9, dtype=dtype)
+                assert rate.dtype == dtype and rate == dtype.type(float(number) / (1 - 0.9**t))
+            root = optim.corrected_root(step, beta=0.999, dtype=dtype)
+            assert root.dtype == dtype and root == dtype.type(1 / math.sqrt(1 - 0.999**t))
+
+
+# What a recorder of primitives can see
+
+
+def place(a):
+    """Where an array's numbers are, and which: the same for a view of all of them."""
+    return a.__array_interface__["data"][0], a.shape, a.strides, a.dtype.str
+
+
+def constants(step, *args):
+    """What neither ``args`` nor primitives made, of all that primitives and results hold.
+
+    By name of the op: static arguments, and the numbers and arrays among the others.
+    """
+    made = {place(a) for a in tree.leaves(args) if isinstance(a, np.ndarray)}
+    found, held = [], []  # held: no array's memory is used again while we look
+
+    def fixed(arrays):
+        arrays = [getattr(a, "data", a) if type(a) is not np.ndarray else a for a in arrays]
+        held.append(arrays)
+        return [np.copy(a) for a in arrays if not isinstance(a, np.ndarray) or place(a) not in made]
+
+    def see(op, given, params, out):
+        found.append((op.__name__, sorted(params.items()), fixed(given)))
+        out = out if type(out) is np.ndarray else out.data
+        held.append(out)
+        made.add(place(out))
+
+    with observe(see):
+        results = step(*args)
+    found.append(("the results", [], fixed(tree.leaves(results))))
+    return found
+
+
+def frames(scale, optimizer):
+    """Parameters, gradients, a state and a rate: others for each scale, of the same shapes."""
+    params, grads = forest()
+    params, grads = (tree.tree_map(lambda a: a * scale, t) for t in (params, grads))
+    state = optimizer.init(params)
+    for _ in range(round(3 * scale)):
+        _, state = optimizer.update(params, grads, state)
+    return params, grads, state, np.array(0.1 * scale)
+
+
+@each
+def test_an_update_is_made_of_primitives_and_constants(optimizer):
+    """No number or array is baked in that differs from step to step."""
+    one, other = (constants(optimizer.update, *frames(scale, optimizer)) for scale in (1, 2))
+    np.testing.assert_equal(one, other)
+    assert one[-1] == ("the results", [], [])
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        lambda p, g, s, rate: ops.multiply(p["a"][0], float(rate)),
+        lambda p, g, s, rate: optim.descend(p["a"][0], g["a"][0], np.array(float(rate))),
+        lambda p, g, s, rate: optim.descend(p["a"][0] * 2, g["a"][0], rate),
+        lambda p, g, s, rate: optim.accumulate(p["a"][0], g["a"][0], momentum=float(rate)),
+        lambda p, g, s, rate: optim.descend(p["a"][0], g["a"][0], rate)[:1],
+    ],
+    ids=["a number", "an array", "an operator", "a static argument", "a part of a result"],
+)
+def test_a_step_that_bakes_something_in_is_seen(planted):
+    one, other = (constants(planted, *frames(scale, optim.SGD(0.1))) for scale in (1, 2))
+    with pytest.raises(AssertionError):
+        np.testing.assert_equal(one, other)
+
+
+@each
+def test_an_update_on_a_device_stays_there(optimizer, stand_in, monkeypatch):
+    params, grads = (tree.tree_map(stand_in.asarray, t) for t in forest(np.float32))
+    state = optimizer.init(params)
+
+    def leaves_the_device(*_):
+        raise AssertionError("an array left its device")
+
+    for way in ("get", "item", "tolist", "__bool__", "__int__", "__float__"):
+        monkeypatch.setattr(stand_in.ndarray, way, leaves_the_device)
+    for rate in (None, 0.1, stand_in.asarray(0.1), stand_in.asarray(np.float32(0.1))):
+        params, state = optimizer.update(params, grads, state, rate)
+    assert all(type(a) is stand_in.ndarray for a in tree.leaves([params, state]))
 
 
 @each
@@ -278,6 +395,16 @@ def test_tensors_are_refused(optimizer):
         optimizer.update(params, track(grads), state)
     with pytest.raises(TypeError, match="update: given a Tensor"):
         optimizer.update(track(params), grads, state)
+
+
+@each
+def test_a_rate_that_is_no_number_is_an_error(optimizer):
+    params, grads = forest()
+    state = optimizer.init(params)
+    with pytest.raises(ValueError, match=r"update: rate has shape \(2,\); expected a number or"):
+        optimizer.update(params, grads, state, rate=array(0.1, 0.1))
+    with pytest.raises(TypeError, match="update: given a Tensor"):
+        optimizer.update(params, grads, state, rate=track(np.array(0.1)))
 
 
 @each

@@ -132,14 +132,16 @@ class Primitive:
     derivative that is zero: nothing is computed for it.
 
     ``cross_sample`` marks an op whose result mixes the samples of a batch; a function of the static
-    arguments if it depends on them.
+    arguments if it depends on them. ``casts`` marks one that may change the float dtype, which a
+    graph cannot: it has no rules.
     """
 
-    def __init__(self, fn, cross_sample=False):
+    def __init__(self, fn, cross_sample=False, casts=False):
         update_wrapper(self, fn)
         self.fn = fn
         self.rules = ()
         self.cross_sample = cross_sample
+        self.casts = casts
 
     def __repr__(self):
         return f"<primitive {self.__name__}>"
@@ -258,7 +260,7 @@ class Primitive:
             if out.dtype is dtype:
                 return out
         floats = [a.dtype for a in raw if hasattr(a, "dtype") and a.dtype.kind == "f"]
-        if floats and out.dtype.kind == "f" and out.dtype != floats[0]:
+        if floats and not self.casts and out.dtype.kind == "f" and out.dtype != floats[0]:
             given = ", ".join(f"{a.dtype}{list(a.shape)}" for a in raw if hasattr(a, "dtype"))
             raise TypeError(
                 f"{self.__name__}: {given} gave {out.dtype}; a graph keeps one float dtype. "
@@ -280,11 +282,11 @@ class _ByPosition:
         return (partial(self.rule, i) for i in count())
 
 
-def primitive(fn=None, *, cross_sample=False):
+def primitive(fn=None, *, cross_sample=False, casts=False):
     """Make a function of arrays a :class:`Primitive`; a decorator."""
     if fn is None:
-        return partial(Primitive, cross_sample=cross_sample)
-    return Primitive(fn, cross_sample)
+        return partial(Primitive, cross_sample=cross_sample, casts=casts)
+    return Primitive(fn, cross_sample, casts)
 
 
 def track(tree, name=""):
@@ -462,7 +464,7 @@ def grad_values(y, xs, cotangent=None, release=False):
     seen = {id(u) for u in trees.leaves(cotangent)}
     for i, g in enumerate(found):
         if g.base is not None or id(g) in seen:
-            found[i] = g.copy()
+            found[i] = broadcast_to(g, shape=g.shape)  # a copy that an observer sees
         seen.add(id(g))
     return trees.rebuild(xs, found)
 

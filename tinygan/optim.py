@@ -3,7 +3,9 @@
     state = optimizer.init(params)
     params, state = optimizer.update(params, gradients, state)
 
-A rate that varies is passed to ``update``; the schedules below make it.
+A rate that varies is passed to ``update``; the schedules below make it. A step calls nothing but
+primitives on its arrays, so that whatever records those sees all of it. A rate is a number, which
+a recorded step keeps, or a 0-d array of any float dtype, which it is given anew at each step.
 Source: the updates are PyTorch's (torch.optim), to the rounding.
 """
 
@@ -15,7 +17,7 @@ import numpy as np
 from tinygan import kernels
 from tinygan import tree as trees
 from tinygan.backend import array_module
-from tinygan.engine import Tensor, primitive
+from tinygan.engine import Tensor, add, primitive
 from tinygan.kernels import optim as steps
 from tinygan.ops import index
 
@@ -80,6 +82,49 @@ def descend_scaled(p, m, v, rate, root, *, eps):
     y *= -rate
     y += p
     return y
+
+
+@primitive(casts=True)
+def rounded(a, *, dtype):
+    """The argument in another dtype.
+
+    y = a, rounded to dtype
+
+    No rule: a graph keeps one float dtype.
+    """
+    return a.astype(dtype)
+
+
+@primitive(casts=True)
+def corrected_rate(rate, step, *, beta, dtype):
+    """Adam's rate at a step, from 1, for a mean that started at 0.
+
+    y = rate/(1 − βᵗ), computed in float64 and rounded to dtype
+
+    Shapes: rate () or a number, step (), y ().
+    No rule: optimisers are not differentiated.
+    """
+    y = _number(rate) / (1 - beta ** _number(step))
+    return array_module(step).asarray(y, dtype=dtype)
+
+
+@primitive
+def corrected_root(step, *, beta, dtype):
+    """What Adam multiplies √v with at a step, from 1, for a v that started at 0.
+
+    y = 1/√(1 − βᵗ), computed in float64 and rounded to dtype
+
+    Shapes: step (), y ().
+    No rule: optimisers are not differentiated.
+    """
+    y = 1 - beta ** _number(step)
+    y = 1 / (math.sqrt(y) if type(y) is float else np.sqrt(y))
+    return array_module(step).asarray(y, dtype=dtype)
+
+
+def _number(a):
+    """A 0-d NumPy array as a Python number: fastest, and a float64. CuPy's stays on its device."""
+    return a.item() if type(a) is np.ndarray else a
 
 
 # A whole step as one primitive, for arrays that our kernels serve: there, each pass over memory
@@ -164,6 +209,7 @@ class SGD:
     def update(self, params, grads, state, rate=None):
         """(new parameters, new state) after one step; ``rate`` overrides the optimiser's."""
         ps, gs, rate = _leaves("SGD", params, grads, self.rate if rate is None else rate)
+        rate = _rounded(rate, ps[0])
         directions, new = gs, {}
         if self.momentum:
             old = _aligned(params, state["velocity"])
@@ -211,9 +257,8 @@ class RMSProp:
 
     def update(self, params, grads, state, rate=None):
         """(new parameters, new state) after one step; ``rate`` overrides the optimiser's."""
-        ps, gs, rate, one = _leaves(
-            "RMSProp", params, grads, self.rate if rate is None else rate, 1.0
-        )
+        ps, gs, rate = _leaves("RMSProp", params, grads, self.rate if rate is None else rate)
+        rate, one = _rounded(rate, ps[0]), _rounded(1.0, ps[0])
         old = _aligned(params, state["square"])
         if steps.takes(ps[0]):
             stepped = [
@@ -237,6 +282,8 @@ class Adam:
     m ← β₁·m + (1 − β₁)·g;  v ← β₂·v + (1 − β₂)·g²
     p ← p − rate·(m/(1 − β₁ᵗ))/(√(v/(1 − β₂ᵗ)) + eps)
 
+    The state's "step" is t, a 0-d int64 array; an int is taken too.
+
     Source: Kingma & Ba (2015) in PyTorch's form: eps outside the root.
     """
 
@@ -251,7 +298,7 @@ class Adam:
         """The state before the first step."""
         _refuse_tensors("Adam.init", params)
         return {
-            "step": 0,
+            "step": _module(trees.leaves(params)).zeros((), np.int64),
             "mean": trees.tree_map(np.zeros_like, params),
             "square": trees.tree_map(np.zeros_like, params),
         }
@@ -259,10 +306,13 @@ class Adam:
     def update(self, params, grads, state, rate=None):
         """(new parameters, new state) after one step; ``rate`` overrides the optimiser's."""
         beta1, beta2 = self.betas
-        t = state["step"] + 1
-        rate = (self.rate if rate is None else rate) / (1 - beta1**t)
-        root = 1 / math.sqrt(1 - beta2**t)
-        ps, gs, rate, root = _leaves("Adam", params, grads, rate, root)
+        ps, gs, rate = _leaves("Adam", params, grads, self.rate if rate is None else rate)
+        t, dtype = state["step"], ps[0].dtype
+        if isinstance(t, (int, np.integer)):
+            t = _module(ps).asarray(t, dtype=np.int64)
+        t = add(t, 1)
+        rate = corrected_rate(rate, t, beta=beta1, dtype=dtype)
+        root = corrected_root(t, beta=beta2, dtype=dtype)
         ms, vs = _aligned(params, state["mean"]), _aligned(params, state["square"])
         if steps.takes(ps[0]):
             how = {"beta1": beta1, "beta2": beta2, "eps": self.eps}
@@ -342,13 +392,10 @@ def _refuse_tensors(where, tree):
         )
 
 
-def _leaves(name, params, grads, *scalars):
-    """The leaves of both trees in the parameters' order, and numbers as 0-d arrays of their dtype.
-
-    0-d arrays, for a number that varies from step to step is an input and not a constant.
-    """
+def _leaves(name, params, grads, rate):
+    """The leaves of both trees in the parameters' order, and the rate."""
     ps, gs = trees.leaves(params), _aligned(params, grads)
-    _refuse_tensors(f"{name}.update", ps + gs)
+    _refuse_tensors(f"{name}.update", [*ps, *gs, rate])
     for p, g in zip(ps, gs, strict=True):
         if p.shape != g.shape or p.dtype != g.dtype:
             raise ValueError(
@@ -357,8 +404,23 @@ def _leaves(name, params, grads, *scalars):
             )
     if not ps:
         raise ValueError(f"{name}.update: the parameters are an empty tree; expected arrays")
-    asarray, dtype = array_module(ps[0]).asarray, ps[0].dtype
-    return ps, gs, *(asarray(number, dtype=dtype) for number in scalars)
+    if getattr(rate, "shape", ()) != ():
+        raise ValueError(
+            f"{name}.update: rate has shape {rate.shape}; expected a number or a 0-d array"
+        )
+    return ps, gs, rate
+
+
+def _rounded(rate, like):
+    """A number or 0-d array as a 0-d array of the dtype of ``like``."""
+    if not hasattr(rate, "dtype") or isinstance(rate, np.generic):
+        return array_module(like).asarray(rate, dtype=like.dtype)
+    return rate if rate.dtype == like.dtype else rounded(rate, dtype=like.dtype)
+
+
+def _module(arrays):
+    """The module that made the arrays; NumPy for none."""
+    return array_module(arrays[0]) if arrays else np
 
 
 def _aligned(params, tree):
