@@ -3,6 +3,7 @@
 import contextlib
 import math
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import NamedTuple
@@ -16,10 +17,19 @@ from hypothesis import strategies as st
 from test_ops import normal
 
 import tinygan
-from tinygan import conv, ops
+from tinygan import conv, lowering, ops
 from tinygan.check import check_gradients
-from tinygan.conv import Geometry, conv2d, conv2d_transpose, conv2d_weight_grad
+from tinygan.conv import (
+    Geometry,
+    conv2d,
+    conv2d_into,
+    conv2d_transpose,
+    conv2d_transpose_into,
+    conv2d_weight_grad,
+    conv2d_weight_grad_into,
+)
 from tinygan.engine import Primitive, Tensor, grad, grad_values, observe, tape, track
+from tinygan.parallel import Scratch
 
 PRIMITIVES = {
     name: value
@@ -39,6 +49,8 @@ def empty_arrays_hold_nan():
         a = empty(shape, dtype, *args, **kwargs)
         if a.dtype.kind in "fc":
             a.fill(np.nan)
+        elif a.dtype == np.uint8:
+            a.fill(255)  # bytes of a Room: NaN in every float
         return a
 
     np.empty = dirty
@@ -179,6 +191,7 @@ OPS = {
     "conv2d_weight_grad": (conv2d_weight_grad, "xz"),
 }
 each_op = pytest.mark.parametrize("op, letters", OPS.values(), ids=OPS)
+by_columns_and_by_tiles = pytest.mark.parametrize("tiles", [None, 8], ids=["columns", "tiles"])
 
 
 def inputs_of(letters, geometry, samples=3, channels=(2, 3), seed=0, dtype=np.float64):
@@ -230,11 +243,17 @@ def chunks_of(images, geometry, channels, dtype):
 
 
 @contextlib.contextmanager
-def lowered(chunk=None, threads=None):
-    """The ops with chunks of so many bytes and so many threads, however small the work."""
+def lowered(chunk=None, threads=None, tiles=None):
+    """The ops with chunks of so many bytes and so many threads, however small the work.
+
+    With ``tiles``, the ops that can go by tiles do, this many tiles at a time.
+    """
     with contextlib.ExitStack() as stack:
         if chunk is not None:
-            stack.enter_context(mock.patch.object(conv, "CHUNK", chunk))
+            stack.enter_context(mock.patch.object(lowering, "CHUNK", chunk))
+        if tiles is not None:
+            for name, value in {"CHANNELS": 1, "TILES": 1, "PRODUCT": 1, "ROWS": tiles}.items():
+                stack.enter_context(mock.patch.object(lowering, name, value))
         if threads is not None:
             stack.enter_context(mock.patch.object(conv, "PAYS", 0))
             stack.enter_context(tinygan.threads(threads))
@@ -399,6 +418,106 @@ def test_calls_from_several_threads_do_not_meet(op, letters):
         jobs = [pool.submit(copy_context().run, repeated, inputs) for inputs in calls]
     for y, job in zip(expected, jobs, strict=True):
         assert set(job.result()) == {y.tobytes()}
+
+
+# Into given arrays
+
+
+INTO = {
+    conv2d: conv2d_into,
+    conv2d_transpose: conv2d_transpose_into,
+    conv2d_weight_grad: conv2d_weight_grad_into,
+}
+only_numpy = pytest.mark.numpy_path("results written into given arrays")
+SEVERAL = [  # one after the other on the same scratch: larger, smaller, padded elsewhere
+    Geometry(8, 4, 2, 1),  # the first two may go by tiles
+    Geometry((8, 12), (4, 6), (2, 3), ((1, 1), (3, 0))),
+    Geometry((4, 5), (3, 3), (2, 1), ((0, 2), (3, 0))),
+    Geometry((9, 8), (2, 3), (4, 3)),
+    Geometry((4, 3), (4, 3)),
+    Geometry((5, 6), (3, 2), 1, 1),
+]
+
+
+@only_numpy
+@each_op
+@by_columns_and_by_tiles
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_bits_are_the_ops_whatever_the_scratch_held_before(op, letters, threads, tiles):
+    scratch = Scratch()
+    with lowered(chunks_of(2, SEVERAL[0], 2, np.float32), threads, tiles):
+        for _ in range(2):
+            for geometry in SEVERAL:
+                for samples, dtype in ((5, np.float32), (0, np.float32), (7, np.float64)):
+                    inputs = inputs_of(letters, geometry, samples, dtype=dtype)
+                    y = op(*inputs, geometry=geometry)
+                    given = np.full_like(y, np.nan)
+                    assert INTO[op](given, *inputs, geometry=geometry, scratch=scratch) is given
+                    assert given.tobytes() == y.tobytes(), geometry
+                    for room in scratch.rooms:  # a careless op would read the last one's numbers
+                        for buffer in room.buffers.values():
+                            buffer.fill(255)
+        assert len(scratch.rooms) == threads
+
+
+@only_numpy
+@each_op
+@by_columns_and_by_tiles
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_second_call_allocates_nothing(op, letters, threads, tiles):
+    geometry = Geometry(16, 4, 2, 1)
+    inputs = inputs_of(letters, geometry, 8, (24, 24), dtype=np.float32)
+    y, scratch = op(*inputs, geometry=geometry), Scratch()
+
+    def peak(scratch):
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        INTO[op](y, *inputs, geometry=geometry, scratch=scratch)
+        return tracemalloc.get_traced_memory()[1] - before
+
+    buffered = np.setbufsize(64)  # NumPy's own buffers, of a fixed size, are not what is counted
+    with lowered(chunks_of(2, geometry, 24, np.float32), threads, tiles and 32):
+        tracemalloc.start()
+        try:
+            first, second, without = peak(scratch), peak(scratch), peak(None)
+        finally:
+            tracemalloc.stop()
+            np.setbufsize(buffered)
+    assert first > 200_000 and without > 200_000, "or the second proves nothing"
+    assert second < 20_000  # no array of the work's size, the smallest of which has 36,864 bytes
+
+
+@only_numpy
+@pytest.mark.parametrize("op, letters", [OPS[name] for name in OPS if "weight" not in name])
+@by_columns_and_by_tiles
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("geometry", SEVERAL)
+def test_after_sees_each_sample_once_and_finished(op, letters, threads, geometry, tiles):
+    """It changes what it sees, as an activation does: nothing may be written afterwards."""
+    inputs = inputs_of(letters, geometry, 7)
+    expected = op(*inputs, geometry=geometry)
+    y, seen = np.full_like(expected, np.nan), []
+
+    def after(i, j):
+        assert np.abs(y[i:j] - expected[i:j]).max() < 1e-12
+        seen.extend((n, threading.get_ident()) for n in range(i, j))
+        y[i:j] *= 2
+
+    with lowered(chunks_of(2, geometry, 2, np.float64), threads, tiles):
+        INTO[op](y, *inputs, geometry=geometry, after=after)
+        whole = op(*inputs, geometry=geometry)
+    assert sorted(n for n, _ in seen) == list(range(7))
+    assert len({thread for _, thread in seen}) == threads
+    assert y.tobytes() == (2 * whole).tobytes()
+
+
+@each_op
+def test_a_result_that_is_not_in_c_order_is_refused(op, letters):
+    geometry = CORNERS["halving"]
+    inputs = inputs_of(letters, geometry)
+    y = op(*inputs, geometry=geometry)
+    with pytest.raises(ValueError, match="expected an array in C order"):
+        INTO[op](transposed(y), *inputs, geometry=geometry)
 
 
 # One form

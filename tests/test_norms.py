@@ -641,9 +641,9 @@ def blocks(monkeypatch):
     """``blocks(size)`` sets the elements of a block and returns the numbers of blocks that ran."""
     split, ran = parallel.split, []
 
-    def spy(n, part, pays):
+    def spy(n, part, pays, scratch=None):
         ran.append(n)
-        return split(n, part, pays)
+        return split(n, part, pays, scratch)
 
     monkeypatch.setattr(parallel, "split", spy)
 
@@ -704,7 +704,7 @@ def test_threads_share_large_batches_only(monkeypatch):
     monkeypatch.setattr(norms, "BLOCK", 64)
     monkeypatch.setattr(norms, "PAYS", 256)
     monkeypatch.setattr(
-        parallel, "split", lambda n, part, pays: seen.append((n, pays)) or [part(0, n)]
+        parallel, "split", lambda n, part, pays, scratch=None: seen.append((n, pays)) or [part(0, n)]
     )
     for samples, expected in [(4, (1, False)), (15, (4, False)), (16, (4, True)), (17, (5, True))]:
         seen.clear()

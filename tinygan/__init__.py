@@ -21,6 +21,7 @@ from tinygan import (
     ops,
     optim,
     penalties,
+    replay,
     study,
     train,
 )
@@ -42,6 +43,7 @@ from tinygan.engine import (
 )
 from tinygan.kernels import emulated, precision
 from tinygan.parallel import threads
+from tinygan.replay import compile, trace
 from tinygan.torch_import import from_torch_dcgan
 from tinygan.tree import tree_map
 from tinygan.weights import load_weights, save_weights
@@ -51,6 +53,7 @@ __all__ = [
     "Stream",
     "Tensor",
     "check_gradients",
+    "compile",
     "conv",
     "data",
     "emulated",
@@ -71,6 +74,7 @@ __all__ = [
     "penalties",
     "precision",
     "primitive",
+    "replay",
     "save_weights",
     "stop_gradient",
     "study",
@@ -78,6 +82,7 @@ __all__ = [
     "threads",
     "to_device",
     "to_host",
+    "trace",
     "track",
     "train",
     "tree_map",

@@ -18,10 +18,10 @@ The geometry never changes, so derivatives of every order stay among the three.
 Layout: images N×H×W×C, grids N×P×Q×O, weights kh×kw×C×O. A row of image pixels under the kernel is
 then contiguous, and the weights as a matrix are a reshape.
 
-The lowerings: a chunk of images is laid out so that each grid point has its kh·kw·C inputs in one
-row (im2col), and one matrix product does the rest; the transpose makes the same rows by a product
-and adds them back (col2im). A chunk is as large as the cache likes, and the batch is split over the
-threads of :func:`tinygan.threads`. On a GPU the kernels of ``kernels/conv.cu`` do without columns.
+How they become matrix products, ``lowering.py`` says; the batch is split over the threads of
+:func:`tinygan.threads`. ``conv2d_into`` and its like write into arrays that are given: they are the
+primitives' own work, and what a recorded step calls. On a GPU the kernels of ``kernels/conv.cu``
+take the primitives' place.
 """
 
 import math
@@ -33,9 +33,19 @@ import numpy as np
 from tinygan import kernels
 from tinygan.backend import array_module
 from tinygan.engine import primitive
-from tinygan.parallel import split
+from tinygan.lowering import (
+    add_to_lines,
+    bias_of_a_line,
+    columns,
+    columns_back,
+    conv2d_in_tiles,
+    conv2d_transpose_in_tiles,
+    conv2d_weight_grad_in_tiles,
+    kernel_by_blocks,
+    tiled,
+)
+from tinygan.parallel import Scratch, split
 
-CHUNK = 1 << 22  # bytes of columns at a time: they are written and read back from the cache
 PAYS = 1 << 22  # multiply-adds from which the batch is split over threads
 
 
@@ -151,19 +161,10 @@ def conv2d(x, w, b=None, *, geometry):
     _expect_bias(b, w.shape[3])
     if kernels.take(x, w, b) and kernels.fits(geometry):
         return kernels.conv2d(*kernels.packed(x, w, b), geometry=geometry)
-    xp, (n, (p, q), channels) = array_module(x), (len(x), geometry.grid, w.shape[3])
-    y = xp.empty((n, p, q, channels), xp.result_type(x, w, w if b is None else b))
-    matrix = w.reshape(-1, channels)
-
-    def part(start, stop):
-        for i, j, columns in _columns(x, geometry, start, stop):
-            rows = y[i:j].reshape(-1, channels)
-            xp.matmul(columns, matrix, out=rows)
-            if b is not None:
-                rows += b
-
-    split(n, part, _pays(y, matrix.size))
-    return y
+    xp = array_module(x)
+    shape = (len(x), *geometry.grid, w.shape[3])
+    y = xp.empty(shape, xp.result_type(x, w, w if b is None else b))
+    return conv2d_into(y, x, w, b, geometry=geometry)
 
 
 @primitive
@@ -181,23 +182,10 @@ def conv2d_transpose(z, w, b=None, *, geometry):
     _expect_bias(b, w.shape[2])
     if kernels.take(z, w, b) and kernels.fits(geometry):
         return kernels.conv2d_transpose(*kernels.packed(z, w, b), geometry=geometry)
-    xp, n, channels = array_module(z), len(z), w.shape[2]
-    y = xp.empty((n, *geometry.image, channels), xp.result_type(z, w, w if b is None else b))
-    matrix = w.reshape(-1, w.shape[3]).T
-
-    def part(start, stop):
-        for i, j, columns, add_up in _columns_back(y, geometry, start, stop):
-            rows = z[i:j].reshape(-1, len(matrix))
-            if len(matrix) == 1:
-                xp.multiply(rows, matrix, out=columns)  # five times as fast as BLAS
-            else:
-                xp.matmul(rows, matrix, out=columns)
-            add_up()
-            if b is not None:
-                y[i:j] += b
-
-    split(n, part, _pays(z, matrix.size))
-    return y
+    xp = array_module(z)
+    shape = (len(z), *geometry.image, w.shape[2])
+    y = xp.empty(shape, xp.result_type(z, w, w if b is None else b))
+    return conv2d_transpose_into(y, z, w, b, geometry=geometry)
 
 
 @primitive
@@ -219,24 +207,9 @@ def conv2d_weight_grad(x, z, *, geometry):
         raise ValueError(f"x has {len(x)} samples and z {len(z)}; expected the same number")
     if kernels.take(x, z) and kernels.fits(geometry):
         return kernels.conv2d_weight_grad(*kernels.packed(x, z), geometry=geometry)
-    xp, channels = array_module(x), z.shape[3]
-    shape = (math.prod(geometry.kernel) * x.shape[3], channels)
-    dtype = xp.result_type(x, z)
-
-    def part(start, stop):
-        total = None
-        for i, j, columns in _columns(x, geometry, start, stop):
-            product = columns.T @ z[i:j].reshape(-1, channels)
-            if total is None:
-                total = product
-            else:
-                total += product
-        return xp.zeros(shape, dtype) if total is None else total
-
-    first, *others = split(len(x), part, _pays(z, shape[0] * channels))
-    for other in others:
-        first += other
-    return first.reshape(*geometry.kernel, x.shape[3], channels)
+    xp = array_module(x)
+    y = xp.empty((*geometry.kernel, x.shape[3], z.shape[3]), xp.result_type(x, z))
+    return conv2d_weight_grad_into(y, x, z, geometry=geometry)
 
 
 conv2d.vjp(
@@ -255,95 +228,111 @@ conv2d_weight_grad.vjp(
 )
 
 
-def _columns(x, geometry, start, stop):
-    """im2col: (i, j, columns) for chunks i:j of start:stop, one row of kh·kw·C per grid point."""
-    xp, channels = array_module(x), x.shape[3]
-    if geometry.whole:
-        if start < stop:
-            yield start, stop, x[start:stop].reshape(stop - start, -1)
-        return
-    (height, width), (p, q), (kh, kw) = geometry.image, geometry.grid, geometry.kernel
-    (top, bottom), (left, right) = geometry.pad
-    chunk = _chunk(geometry, x, stop - start)
-    columns = xp.empty((chunk, p, q, kh, kw * channels), x.dtype)
-    padded = xp.zeros((chunk, top + height + bottom, left + width + right, channels), x.dtype)
-    sample, line, pixel, item = padded.strides
-    under_kernel = xp.lib.stride_tricks.as_strided(
-        padded,
-        columns.shape,
-        (sample, geometry.stride[0] * line, geometry.stride[1] * pixel, line, item),
-    )
-    for i in range(start, stop, chunk):
-        j = min(i + chunk, stop)
-        padded[: j - i, top : top + height, left : left + width] = x[i:j]
-        columns[: j - i] = under_kernel[: j - i]
-        yield i, j, columns[: j - i].reshape((j - i) * p * q, -1)
+def conv2d_into(y, x, w, b=None, *, geometry, after=None, scratch=None):
+    """:func:`conv2d` written into ``y``, an array in C order of the shape and dtype of the result.
 
-
-def _columns_back(y, geometry, start, stop):
-    """col2im: (i, j, columns, add_up) for chunks i:j; add_up() puts the columns' sums into y[i:j].
-
-    Taps k and l that differ by less than a stride never meet in a pixel. So the kernel is cut into
-    tiles of one stride, and each tile of all grid points is added at once: with image rows counted
-    as (block, row in block), tile a adds to blocks a, a+1, …, a+P−1.
+    Args:
+        after: ``after(i, j)`` is called when y[i:j] is finished, by the thread that made it and
+            while it is in that thread's cache; once for each sample.
+        scratch: a :class:`tinygan.parallel.Scratch` whose memory is used, in place of new arrays.
+    Shapes: as conv2d's. The arguments are not checked but for y's layout.
+    Raises: ValueError for a y that is not in C order.
     """
-    xp, channels = array_module(y), y.shape[3]
-    if geometry.whole:
-        if start < stop:
-            yield start, stop, y[start:stop].reshape(stop - start, -1), lambda: None
-        return
-    (height, width), (p, q), (kh, kw) = geometry.image, geometry.grid, geometry.kernel
-    (top, _), (left, _) = geometry.pad
-    down, across = geometry.stride
-    blocks_down = max(p + (kh - 1) // down, -(-(top + height) // down))
-    blocks_across = max(q + (kw - 1) // across, -(-(left + width) // across))
-    chunk = _chunk(geometry, y, stop - start)
-    columns = xp.empty((chunk, p, q, kh, kw, channels), y.dtype)
-    blocks = xp.empty((chunk, blocks_down, down, blocks_across, across, channels), y.dtype)
-    padded = blocks.reshape(chunk, blocks_down * down, blocks_across * across, channels)
-    for i in range(start, stop, chunk):
-        j = min(i + chunk, stop)
+    _expect_c_order(y)
+    xp, channels = array_module(y), w.shape[3]
+    scratch, pays = scratch or Scratch(xp), _pays(y, w.size)
+    if xp is np and tiled(geometry, len(x), *w.shape[2:]):
+        conv2d_in_tiles(y, x, w, b, geometry, after, pays, scratch)
+        return y
+    matrix, bias = w.reshape(-1, channels), bias_of_a_line(y, b, scratch)
 
-        def add_up(i=i, j=j):
-            _add_tiles(columns[: j - i], blocks[: j - i])
-            y[i:j] = padded[: j - i, top : top + height, left : left + width]
+    def part(start, stop, room):
+        for i, j, rows in columns(x, geometry, start, stop, room):
+            xp.matmul(rows, matrix, out=y[i:j].reshape(-1, channels))
+            add_to_lines(y[i:j], bias)
+            if after is not None:
+                after(i, j)
 
-        yield i, j, columns[: j - i].reshape((j - i) * p * q, -1), add_up
+    split(len(x), part, pays, scratch)
+    return y
 
 
-def _add_tiles(columns, blocks):
-    """The sums of all columns that meet in a pixel, into the blocks.
+def conv2d_transpose_into(y, z, w, b=None, *, geometry, after=None, scratch=None):
+    """:func:`conv2d_transpose` written into ``y``; everything else as in :func:`conv2d_into`.
 
-    Shapes: columns (n, P, Q, kh, kw, C), blocks (n, blocks down, stride, blocks across, stride, C).
+    Shapes: as conv2d_transpose's.
+    Raises: ValueError for a y that is not in C order.
     """
-    (p, q, kh, kw), (down, across) = columns.shape[1:5], blocks.shape[2:5:2]
-    blocks[:, p:] = 0
-    blocks[:, :p, :, q:] = 0
-    for ky in range(0, kh, down):
-        for kx in range(0, kw, across):
-            tile = columns[:, :, :, ky : ky + down, kx : kx + across].transpose(0, 1, 3, 2, 4, 5)
-            rows, cols = tile.shape[2], tile.shape[4]
-            a, b = ky // down, kx // across
-            place = blocks[:, a : a + p, :rows, b : b + q, :cols]
-            if a or b:
-                place += tile
-            else:  # the first of all: nothing to add to, and the rest of its blocks is 0
-                blocks[:, :p, rows:] = 0
-                blocks[:, :p, :rows, :q, cols:] = 0
-                place[...] = tile
+    _expect_c_order(y)
+    xp = array_module(y)
+    scratch, pays = scratch or Scratch(xp), _pays(z, w.size)
+    if xp is np and tiled(geometry, len(z), *w.shape[2:]):
+        conv2d_transpose_in_tiles(y, z, w, b, geometry, after, pays, scratch)
+        return y
+    matrix = kernel_by_blocks(w, geometry, scratch).T
+    bias = bias_of_a_line(y, b, scratch)
+
+    def part(start, stop, room):
+        for i, j, rows, add_up in columns_back(y, geometry, start, stop, room):
+            points = z[i:j].reshape(-1, len(matrix))
+            if len(matrix) == 1:
+                xp.multiply(points, matrix, out=rows)  # five times as fast as BLAS
+            else:
+                xp.matmul(points, matrix, out=rows)
+            add_up()
+            add_to_lines(y[i:j], bias)
+            if after is not None:
+                after(i, j)
+
+    split(len(z), part, pays, scratch)
+    return y
 
 
-def _chunk(geometry, images, n):
-    """How many images to lower at once."""
-    if array_module(images) is not np:
-        return max(1, n)  # a GPU has no use for the cache's size
-    taps = math.prod(geometry.grid) * math.prod(geometry.kernel)
-    return max(1, min(n, CHUNK // max(1, taps * images.shape[3] * images.dtype.itemsize)))
+def conv2d_weight_grad_into(y, x, z, *, geometry, scratch=None):
+    """:func:`conv2d_weight_grad` written into ``y``, with memory as in :func:`conv2d_into`.
+
+    Shapes: as conv2d_weight_grad's.
+    Raises: ValueError for a y that is not in C order.
+    """
+    _expect_c_order(y)
+    xp, channels = array_module(y), z.shape[3]
+    scratch, pays = scratch or Scratch(xp), _pays(z, y.size)
+    if xp is np and tiled(geometry, len(x), *y.shape[2:]):
+        conv2d_weight_grad_in_tiles(y, x, z, geometry, pays, scratch)
+        return y
+    matrix = y.reshape(-1, channels)
+
+    def part(start, stop, room):
+        """The sum over start:stop: the first part's in y, another's in its room."""
+        total = matrix if start == 0 else room.array("total", matrix.shape, y.dtype)
+        if start == stop:
+            total[...] = 0
+        for i, j, rows in columns(x, geometry, start, stop, room):
+            points = z[i:j].reshape(-1, channels)
+            if i == start:
+                xp.matmul(rows.T, points, out=total)
+            else:
+                product = room.array("product", matrix.shape, y.dtype)
+                total += xp.matmul(rows.T, points, out=product)
+        return total
+
+    _, *others = split(len(x), part, pays, scratch)
+    for other in others:
+        matrix += other
+    return y
 
 
 def _pays(grid, weights):
     """Whether the product of the grid's points with the weights is worth more than one thread."""
     return array_module(grid) is np and math.prod(grid.shape[:3]) * weights >= PAYS
+
+
+def _expect_c_order(y):
+    if not y.flags.c_contiguous:
+        raise ValueError(
+            f"y of shape {y.shape} has strides {y.strides}; expected an array in C order, as "
+            "np.empty makes it"
+        )
 
 
 def _expect(name, a, sizes, layout):

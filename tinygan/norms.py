@@ -23,7 +23,7 @@ from tinygan.engine import primitive, sum_to
 from tinygan.kernels import norm as kernels
 from tinygan.kernels import serves
 from tinygan.ops import add, multiply, negative, rsqrt, square, subtract
-from tinygan.parallel import blocks
+from tinygan.parallel import Scratch, blocks
 
 BLOCK = 1 << 18  # elements at a time: a block's passes find it in the cache
 PAYS = 1 << 20  # elements from which the batch is split over threads
@@ -66,7 +66,7 @@ def block_mean(a, *, axes):
     """
     if serves(a) and kernels.takes(axes, a):
         return kernels.mean(a, axes)
-    return _mean(a, axes, lambda i, j: a[i:j])
+    return block_mean_into(_kept(a, axes), a, axes=axes)
 
 
 @primitive
@@ -78,15 +78,9 @@ def block_inverse_deviation(a, mean, *, axes, eps):
     Shapes: as in :func:`mean_over`.
     No rule, on purpose: the one of :func:`standardise` has its part.
     """
-
     if serves(a) and kernels.takes(axes, a):
         return kernels.inverse_deviation(a, mean, axes, eps)
-
-    def squares(i, j):
-        offset = a[i:j] - _samples(mean, i, j)
-        return offset * offset
-
-    return 1 / np.sqrt(_mean(a, axes, squares) + a.dtype.type(eps))
+    return block_inverse_deviation_into(_kept(a, axes), a, mean, axes=axes, eps=eps)
 
 
 @primitive(cross_sample=_mixes)
@@ -102,16 +96,7 @@ def standardise(a, mean, r, scale, shift, *, axes, eps):
     if serves(a) and kernels.takes(axes, a, scale, shift):
         return kernels.standardise(a, mean, r, scale, shift, axes)
     y = array_module(a).empty_like(a)
-    slope = r * scale
-
-    def part(i, j):
-        rows = y[i:j]
-        np.subtract(a[i:j], _samples(mean, i, j), out=rows)
-        rows *= _samples(slope, i, j)
-        rows += shift
-
-    _each_block(a, part)
-    return y
+    return standardise_into(y, a, mean, r, scale, shift)
 
 
 @primitive(cross_sample=_mixes)
@@ -126,30 +111,7 @@ def project(h, a, mean, r, scale, *, axes, eps):
     """
     if serves(a) and kernels.takes(axes, a, scale) and kernels.takes(axes, h):
         return kernels.project(h, a, mean, r, scale, axes)
-    if 0 in axes:  # a feature's own scale can wait until the end
-        inner, outer = 1.0, r * scale
-    else:
-        inner, outer = scale, r
-    given = (lambda i, j: h[i:j]) if type(inner) is float else (lambda i, j: h[i:j] * inner)
-    centre = _mean(h, axes, given)
-
-    def products(i, j):
-        return (a[i:j] - _samples(mean, i, j)) * given(i, j)
-
-    # â·mean(k·â) = (a − mean)·r²·mean(k·(a − mean))
-    slope = r * r * _mean(h, axes, products)
-    y = array_module(h).empty_like(h)
-
-    def part(i, j):
-        rows = y[i:j]
-        offset = a[i:j] - _samples(mean, i, j)
-        offset *= _samples(slope, i, j)
-        np.subtract(given(i, j), _samples(centre, i, j), out=rows)
-        rows -= offset
-        rows *= _samples(outer, i, j)
-
-    _each_block(h, part)
-    return y
+    return project_into(array_module(h).empty_like(h), h, a, mean, r, scale, axes=axes)
 
 
 @primitive(cross_sample=_mixes)
@@ -163,15 +125,8 @@ def standard_dot(h, a, mean, r, *, axes, eps):
     """
     if serves(a) and kernels.takes(axes, a) and kernels.takes(axes, h):
         return kernels.standard_dot(h, a, mean, r, axes)
-    of_batch = 0 in axes  # r is then the same for all samples, and can wait until the end
-
-    def products(i, j):
-        product = (a[i:j] - _samples(mean, i, j)) * h[i:j]
-        return product if of_batch else product * _samples(r, i, j)
-
-    y = _mean(a, tuple(range(a.ndim - 1)), products).reshape(-1)
-    y = y * a.dtype.type(a.size // a.shape[-1])
-    return y * r.reshape(-1) if of_batch else y
+    y = array_module(h).empty_like(h, shape=h.shape[-1:])
+    return standard_dot_into(y, h, a, mean, r, axes=axes)
 
 
 standardise.vjp(
@@ -283,35 +238,151 @@ def _expect_features(name, x, *vectors):
             )
 
 
+# The same into given memory, with working memory that is kept (see parallel.Scratch).
+
+
+def block_mean_into(y, a, *, axes, scratch=None):
+    """:func:`block_mean` into y. Shapes: as in :func:`mean_over`."""
+    _means([y], a, axes, lambda i, j, room: [a[i:j]], scratch)
+    return y
+
+
+def block_inverse_deviation_into(y, a, mean, *, axes, eps, scratch=None):
+    """:func:`block_inverse_deviation` into y. Shapes: as in :func:`mean_over`."""
+
+    def squares(i, j, room):
+        given = a[i:j]
+        offset = room.array("offset", given.shape, a.dtype)
+        np.subtract(given, _samples(mean, i, j), out=offset)
+        offset *= offset
+        return [offset]
+
+    _means([y], a, axes, squares, scratch)
+    y += a.dtype.type(eps)
+    np.sqrt(y, out=y)
+    np.divide(a.dtype.type(1), y, out=y)
+    return y
+
+
+def standardise_into(y, a, mean, r, scale, shift, *, after=None, scratch=None):
+    """:func:`standardise` into y; ``after(i, j)`` is called when y[i:j] is finished.
+
+    Shapes: as in :func:`standardise`.
+    """
+    slope = r * scale
+
+    def part(i, j):
+        out = y[i:j]
+        np.subtract(a[i:j], _samples(mean, i, j), out=out)
+        out *= _samples(slope, i, j)
+        out += shift
+        if after is not None:
+            after(i, j)
+
+    _each_block(a, part)
+    return y
+
+
+def project_into(y, h, a, mean, r, scale, *, axes, after=None, scratch=None):
+    """:func:`project` into y; ``after(i, j)`` is called when y[i:j] is finished.
+
+    Shapes: as in :func:`project`.
+    """
+    scratch = scratch or Scratch(array_module(h))
+    of_batch = 0 in axes  # a feature's own scale can then wait until the end
+    inner, outer = (1.0, r * scale) if of_batch else (scale, r)
+
+    def given(i, j, room):
+        k = h[i:j]
+        if of_batch:
+            return k
+        return np.multiply(k, inner, out=room.array("given", k.shape, h.dtype))
+
+    def sums(i, j, room):
+        k = given(i, j, room)
+        product = room.array("product", k.shape, h.dtype)
+        np.subtract(a[i:j], _samples(mean, i, j), out=product)
+        product *= k
+        return [k, product]
+
+    centre, slope = _kept(h, axes), _kept(h, axes)
+    _means([centre, slope], h, axes, sums, scratch)
+    slope *= r * r  # â·mean(k·â) = (a − mean)·r²·mean(k·(a − mean))
+
+    def part(i, j, room):
+        out = y[i:j]
+        offset = room.array("product", out.shape, h.dtype)
+        np.subtract(a[i:j], _samples(mean, i, j), out=offset)
+        offset *= _samples(slope, i, j)
+        np.subtract(given(i, j, room), _samples(centre, i, j), out=out)
+        out -= offset
+        out *= _samples(outer, i, j)
+        if after is not None:
+            after(i, j)
+
+    _each_block(h, part, scratch)
+    return y
+
+
+def standard_dot_into(y, h, a, mean, r, *, axes, scratch=None):
+    """:func:`standard_dot` into y. Shapes: as in :func:`standard_dot`."""
+    of_batch = 0 in axes  # r is then the same for all samples, and can wait until the end
+
+    def products(i, j, room):
+        given = a[i:j]
+        product = room.array("product", given.shape, a.dtype)
+        np.subtract(given, _samples(mean, i, j), out=product)
+        product *= h[i:j]
+        if not of_batch:
+            product *= _samples(r, i, j)
+        return [product]
+
+    kept = (1,) * (a.ndim - 1) + a.shape[-1:]
+    _means([y.reshape(kept)], a, tuple(range(a.ndim - 1)), products, scratch)
+    y *= a.dtype.type(a.size // a.shape[-1])
+    if of_batch:
+        y *= r.reshape(-1)
+    return y
+
+
 def _samples(statistic, i, j):
     """The statistic of samples i:j; one of the whole batch is everybody's."""
     return statistic if len(statistic) == 1 else statistic[i:j]
 
 
-def _mean(like, axes, values):
-    """The mean over axes of ``values(i, j)``, the values of samples i:j; axes stay, of length 1.
+def _kept(like, axes):
+    """New memory for a mean over axes, which stay with length 1."""
+    shape = tuple(1 if i in axes else m for i, m in enumerate(like.shape))
+    return array_module(like).empty(shape, like.dtype)
+
+
+def _means(ys, like, axes, values, scratch):
+    """Means over axes into ``ys``, of ``values(i, j, room)``: the values of samples i:j, for each.
 
     Blocks do not depend on the threads, so neither do the bits.
     """
     xp, n = array_module(like), len(like)
-    kept = tuple(1 if i in axes else m for i, m in enumerate(like.shape))
-    block = _block(like)
+    scratch = scratch or Scratch(xp)
     if 0 not in axes:
-        y = xp.empty(kept, like.dtype)
 
-        def means(i, j):
-            values(i, j).mean(axes, keepdims=True, out=y[i:j])
+        def means(i, j, room):
+            for y, part in zip(ys, values(i, j, room), strict=True):
+                part.mean(axes, keepdims=True, out=y[i:j])
 
-        _each_block(like, means)
-        return y
-    sums = xp.empty((-(-n // block), *kept[1:]), like.dtype)
+        _each_block(like, means, scratch)
+        return
+    kept, block = ys[0].shape, _block(like)
+    sums = [xp.empty((-(-n // block), *kept[1:]), like.dtype) for _ in ys]
 
-    def part(i, j):
-        rows = values(i, j).reshape(-1, like.shape[-1])
-        sums[i // block] = sum_to.fn(rows, shape=rows.shape[1:]).reshape(kept[1:])
+    def part(i, j, room):
+        for total, found in zip(sums, values(i, j, room), strict=True):
+            rows = found.reshape(-1, like.shape[-1])
+            total[i // block] = sum_to.fn(rows, shape=rows.shape[1:]).reshape(kept[1:])
 
-    _each_block(like, part)
-    return sums.sum(0, keepdims=True) * like.dtype.type(math.prod(kept) / max(1, like.size))
+    _each_block(like, part, scratch)
+    for y, total in zip(ys, sums, strict=True):
+        total.sum(0, keepdims=True, out=y)
+        y *= like.dtype.type(math.prod(kept) / max(1, like.size))
 
 
 def _block(like):
@@ -321,6 +392,6 @@ def _block(like):
     return max(1, BLOCK * len(like) // max(1, like.size))
 
 
-def _each_block(like, work):
+def _each_block(like, work, scratch=None):
     """``work(i, j)`` for the blocks i:j of the batch, over threads where that pays."""
-    blocks(len(like), _block(like), work, like.size >= PAYS)
+    blocks(len(like), _block(like), work, like.size >= PAYS, scratch)

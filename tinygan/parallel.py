@@ -5,9 +5,12 @@ in parallel: the copies and sums around the products too. How the work is cut de
 on the number of threads alone, never on a timing: the same number gives the same bits.
 """
 
+import math
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import NamedTuple
+
+import numpy as np
 
 _threads = ContextVar("tinygan threads", default=None)
 
@@ -41,41 +44,86 @@ def threads(count):
             _threads.reset(token)
 
 
-def split(n, part, pays):
+class Scratch:
+    """Working memory that is kept from call to call, so that a steady state allocates nothing.
+
+    A :class:`Room` for each part of the work: parts run at the same time, the same part never does.
+    So one Scratch serves any number of ops, one after the other, and not two at once.
+
+    Args:
+        xp: numpy, or cupy for arrays on a GPU.
+    """
+
+    def __init__(self, xp=np):
+        self.xp = xp
+        self.rooms = []
+
+    def room(self, number):
+        """The room of the part of this number, counted from 0."""
+        while len(self.rooms) <= number:
+            self.rooms.append(Room(self.xp))
+        return self.rooms[number]
+
+
+class Room:
+    """Named buffers that grow to the largest array asked for, and stay."""
+
+    def __init__(self, xp=np):
+        self.xp = xp
+        self.buffers = {}
+
+    def array(self, slot, shape, dtype):
+        """An array on the buffer ``slot``, contents arbitrary; valid until the next of that slot.
+
+        Shapes: the result ``shape``.
+        """
+        size = math.prod(shape) * dtype.itemsize
+        buffer = self.buffers.get(slot)
+        if buffer is None or len(buffer) < size:
+            buffer = self.buffers[slot] = self.xp.empty(size, np.uint8)
+        return buffer[:size].view(dtype).reshape(shape)
+
+
+def split(n, part, pays, scratch=None):
     """The results of ``part(start, stop)`` over consecutive parts of range(n), in their order.
 
-    One part, in this thread, unless ``pays`` holds and :func:`threads` gave more than one.
+    One part, in this thread, unless ``pays`` holds and :func:`threads` gave more than one. With a
+    :class:`Scratch`, ``part(start, stop, room)`` gets the part's room of it.
     """
     given = _threads.get()
     count = min(given.count, n) if given and pays else 1
-    if count < 2:
-        return [part(0, n)]
-    cuts = [n * i // count for i in range(count + 1)]
+    cuts = [n * i // count for i in range(count + 1)] if count > 1 else [0, n]
+    parts = list(zip(cuts[:-1], cuts[1:], strict=True))
+    if scratch is not None:
+        parts = [(*at, scratch.room(number)) for number, at in enumerate(parts)]
+    if len(parts) == 1:
+        return [part(*parts[0])]
     others = []
     try:
-        for start, stop in zip(cuts[1:-1], cuts[2:], strict=True):
-            others.append(given.pool.submit(copy_context().run, _alone, part, start, stop))
-        first = copy_context().run(_alone, part, 0, cuts[1])
+        for arguments in parts[1:]:
+            others.append(given.pool.submit(copy_context().run, _alone, part, *arguments))
+        first = copy_context().run(_alone, part, *parts[0])
     finally:  # nobody may still write when this returns, not even after an error
         for other in others:
             other.exception()
     return [first, *(other.result() for other in others)]
 
 
-def _alone(part, start, stop):
+def _alone(part, *arguments):
     """The part with no threads of its own: it would wait for a place in the pool that runs it."""
     _threads.set(None)
-    return part(start, stop)
+    return part(*arguments)
 
 
-def blocks(n, size, work, pays):
+def blocks(n, size, work, pays, scratch=None):
     """``work(i, j)`` for the blocks i:j of ``size`` that cover range(n), over threads if it pays.
 
-    Blocks do not depend on the number of threads; a block's passes find it in the cache.
+    Blocks do not depend on the number of threads; a block's passes find it in the cache. With a
+    :class:`Scratch`, ``work(i, j, room)`` gets the room of its part.
     """
 
-    def part(start, stop):
+    def part(start, stop, *room):
         for k in range(start, stop):
-            work(k * size, min(n, (k + 1) * size))
+            work(k * size, min(n, (k + 1) * size), *room)
 
-    split(-(-n // size), part, pays)
+    split(-(-n // size), part, pays, scratch)

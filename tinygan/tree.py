@@ -19,9 +19,14 @@ def _collect(tree, found):
 
 
 def paths(tree, path=""):
-    """(path, leaf) of every leaf: ``{"a": [x, y]}`` gives ("a.0", x), ("a.1", y)."""
+    """(path, leaf) of every leaf: ``{"a": [x, y]}`` gives ("a.0", x), ("a.1", y).
+
+    The fields of a named tuple go by their names.
+    """
     if isinstance(tree, dict):
         items = tree.items()
+    elif hasattr(tree, "_fields"):
+        items = zip(tree._fields, tree, strict=True)
     elif isinstance(tree, (list, tuple)):
         items = enumerate(tree)
     else:
