@@ -20,8 +20,8 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
-from dcgan_peers import jax_convolution
 from nets import CASES
+from step_peers import jax_convolution
 from timing import (
     ceilings,
     interleave,

@@ -155,10 +155,12 @@ def step_table(rows, ceilings):
             continue
         for name, precision in row["precisions"].items():
             if name in row["failed"]:
-                lines.append([row["net"], name, "FAILED", "–", "–", "–"])
+                lines.append([row["net"], name, "FAILED", "–", "–", "–", "–"])
                 continue
             worst = max(row["differences"][name].values())
-            shown = ["–"] * 3
+            shown = ["–"] * 4
+            if name in row.get("host", {}):
+                shown[3] = f"{row['host'][name] * 1e6:.3g}"
             if row["times"].get(name):
                 low, middle, high = (1e3 * t for t in quartiles(row["times"][name]))
                 shown[0] = f"{middle:.3g} ({low:.3g}–{high:.3g})"
@@ -168,7 +170,8 @@ def step_table(rows, ceilings):
                     shown[2] = f"{row['flops'] / ceilings.rate(precision) * 1e3 / middle:.0%}"
             lines.append([row["net"], name, *shown, f"{worst:.0e}"])
     header = ["net", "contender", "ms per step", "times as fast as PyTorch's best layout"]
-    return table([*header, "floor/time", "losses differ from NumPy's by"], lines)
+    header += ["floor/time", "host, µs", "losses differ from NumPy's by"]
+    return table(header, lines)
 
 
 def ladder_table(rows, ceilings):

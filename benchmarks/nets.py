@@ -1,4 +1,4 @@
-"""The convolutional networks that conv.py and dcgan.py time, defined once and in plain NumPy.
+"""The convolutional networks that conv.py and step.py time, defined once and in plain NumPy.
 
 All convolutions are 4×4 with a bias. Critics have LeakyReLU with slope .2, generators ReLU and, at
 the end, tanh. Images are N×H×W×C and weights 4×4×C×O, with the image's channels C before the
@@ -75,9 +75,9 @@ class Layer:
 class Batch(NamedTuple):
     """What one iteration uses; what it does not need is None."""
 
-    real: np.ndarray
-    source: np.ndarray  # the critic's fakes, or latent points to make them from
-    alpha: np.ndarray | None  # where the penalty's points lie, (N, 1, 1, 1)
+    # For each step of the critic the real samples, the fakes or latent points to make them from,
+    # and where between the two the penalty's points lie, (N, 1, …).
+    critic: list
     latent: np.ndarray | None  # latent points of the generator's step
 
 
@@ -104,6 +104,23 @@ class Case:
     penalised: bool
     rate: float
     betas: tuple
+    critic_steps = 1
+    split = True  # tinygan cuts large ops over Python threads, with a BLAS of one thread in each
+
+    @property
+    def wasserstein(self):
+        """Whether the loss is Wasserstein's."""
+        return self.penalised
+
+    @property
+    def penalty(self):
+        """The penalty's weight, or None."""
+        return PENALTY if self.penalised else None
+
+    @property
+    def one_batch(self):
+        """Whether real and fake go through the critic as one batch: not with batch norm."""
+        return self.penalised
 
     def critic(self):
         """Its layers, from the image to the logit."""
@@ -155,7 +172,7 @@ class Case:
             return rng.uniform(size=(n, 1, 1, 1)).astype(np.float32) if self.penalised else None
 
         return [
-            Batch(images(0.3), latent() if self.up else images(-0.3), alpha(), latent())
+            Batch([(images(0.3), latent() if self.up else images(-0.3), alpha())], latent())
             for _ in range(iterations)
         ]
 

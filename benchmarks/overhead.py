@@ -13,11 +13,13 @@ import argparse
 import gc
 import sys
 import tracemalloc
+from contextlib import ExitStack
 from time import process_time
 
 import numpy as np
-from peers import CASES, tinygan_eager
+from step_peers import tinygan_step
 from timing import interleave, machine, quartiles, resident, set_threads, table, version
+from toys import TOYS
 from tqdm import tqdm
 
 import tinygan as tg
@@ -185,8 +187,8 @@ def memory(steps, bar):
     The cycle collector is off: what a step leaves behind would stay. The second figure is
     what tracemalloc counts, in a loop of a tenth of the length.
     """
-    case = CASES["0-gp-64"]
-    step = tinygan_eager(case, case.batches(4)).step
+    case = TOYS["0-gp-64"]
+    step = tinygan_step(case, case.batches(4), 1, ExitStack()).step
 
     def run(first, last, read):
         for i in range(first, last):
@@ -270,7 +272,7 @@ def main():
             ],
         )
     )
-    print(f"\nMemory of {steps:,} training iterations ({CASES['0-gp-64'].title}), collector off:")
+    print(f"\nMemory of {steps:,} training iterations ({TOYS['0-gp-64'].title}), collector off:")
     if late is not None:
         print(f"- resident {early:.1f} MiB after {steps // 10:,}, {late:.1f} MiB after {steps:,}")
     print(

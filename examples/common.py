@@ -63,6 +63,18 @@ def seed(text):
     return value
 
 
+def add_eager(parser):
+    """The option of all examples that train."""
+    parser.add_argument(
+        "--eager", action="store_true", help="train op by op instead of compiled: slower, for study"
+    )
+
+
+def mode(args):
+    """How a run trained, for its report."""
+    return "eager" if args.eager else "compiled"
+
+
 def check_folder(out):
     """Make the folder and try a file in it, before any work."""
     try:

@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 from common import (
     LOSSES,
+    add_eager,
     array_bytes,
     check_folder,
     chosen_preset,
     fraction,
+    mode,
     not_negative,
     positive,
     seed,
@@ -130,6 +132,7 @@ def parse(argv):
     add("--seed", type=seed, default=0, help="of all random numbers")
     add("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute")
     add("--threads", type=count, default=os.cpu_count(), help="threads for large ops")
+    add_eager(parser)
     add("--out", type=Path, default=Path("runs/dcgan"), help="folder for the results")
     add("--quiet", action="store_true", help="no progress bar and no report")
     args = parser.parse_args(argv)
@@ -246,7 +249,7 @@ def main(argv=None):
                 gan, players, shuffled.sample, steps, stream.child(1), batch=args.batch,
                 latent=latent, critic_steps=args.critic_steps,
                 generator_steps=args.generator_steps, prior=prior, progress=not args.quiet,
-                watch=watch,
+                watch=watch, compiled=not args.eager,
             )  # fmt: skip
             players, history = run.players, run.history
             stopped = "Ctrl-C" if run.interrupted else None
@@ -276,6 +279,7 @@ def main(argv=None):
         "steps_done": done,
         "epochs_done": done * per_step / len(images),
         "stopped": stopped,
+        "mode": mode(args),
         "data": {"name": images.name, "images": len(images), "shape": images.shape},
         "parameters": {
             "generator": models.count_parameters(players.generator),

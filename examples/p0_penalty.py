@@ -7,7 +7,7 @@ the non-saturating loss, the penalty on the logit, and nothing changed but its w
     python examples/p0_penalty.py --width 1      # all of them, four times as long
 
 Runs examples/dcgan.py three times and writes penalty.png and penalty.json beside their folders.
-Other options go to every run.
+Other options, --eager too, go to every run.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from common import add_eager, mode
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -35,8 +36,15 @@ PENALTIES = {
 CHECKPOINTS = 4
 
 
-def run(name, seed, steps, out):
+def record_path(name, seed, args):
+    """The file of one run; eager runs, whose rounding is another, have their own."""
+    suffix = "-eager" if args.eager else ""
+    return args.out / f"{name}-{seed}-{args.steps}{suffix}.json"
+
+
+def run(name, seed, args):
     """Train one variant; write and return its record."""
+    steps = args.steps
     generator, critic = models.zero_gp_toy(512)
     gan = GAN(
         generator, critic, optim.SGD(3e-3), optim.SGD(3e-3), losses.NON_SATURATING, PENALTIES[name]
@@ -63,11 +71,12 @@ def run(name, seed, steps, out):
     with threadpool_limits(1):
         train(
             gan, gan.init(stream.child(0)), ring.sample, steps, stream.child(1), batch=128,
-            latent=2, record_every=100, watch=watch,
+            latent=2, record_every=100, watch=watch, compiled=not args.eager,
         )  # fmt: skip
     seconds = time.perf_counter() - start
     record = {"penalty": name, "seed": seed, "steps": steps, "seconds": seconds, "rows": rows}
-    path = out / f"{name}-{seed}-{steps}.json"
+    record["mode"] = mode(args)
+    path = record_path(name, seed, args)
     path.with_suffix(".part").write_text(json.dumps(record, indent=1))
     os.replace(path.with_suffix(".part"), path)
     return record
@@ -101,6 +110,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=20000, help="iterations of every run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    add_eager(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/p3_ring"))
     args = parser.parse_args()
     if args.steps < CHECKPOINTS or args.jobs < 1 or min(args.seeds) < 0:
@@ -110,11 +120,11 @@ def main():
     records, waiting = [], []
     for seed in args.seeds:
         for name in PENALTIES:
-            path = args.out / f"{name}-{seed}-{args.steps}.json"
+            path = record_path(name, seed, args)
             if path.exists():
                 records.append(json.loads(path.read_text()))
             else:
-                waiting.append((name, seed, args.steps, args.out))
+                waiting.append((name, seed, args))
     with ProcessPoolExecutor(args.jobs) as pool:
         futures = [pool.submit(run, *job) for job in waiting]
         for future in tqdm(futures, unit="run", disable=not futures):

@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 from common import (
     LOSSES,
+    add_eager,
     array_bytes,
     check_folder,
     chosen_preset,
     fraction,
+    mode,
     positive,
     seed,
     versions,
@@ -151,6 +153,7 @@ def parse(argv):
     add("--seed", type=seed, default=0, help="of all random numbers")
     add("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute")
     add("--threads", type=count, help="BLAS threads; without it 1 up to 256 units, then all cores")
+    add_eager(parser)
     add("--out", type=Path, default=Path("runs/toy"), help="folder for the results")
     add("--quiet", action="store_true", help="no progress bar and no report")
     args = parser.parse_args(argv)
@@ -265,6 +268,7 @@ def main(argv=None):
                 gan, gan.init(stream.child(0)), dataset.sample, args.steps, stream.child(1),
                 batch=args.batch, latent=args.latent, critic_steps=args.critic_steps,
                 schedule=decay if args.decay else None, progress=not args.quiet, watch=watch,
+                compiled=not args.eager,
             )  # fmt: skip
         players, history = run.players, run.history
         stopped = "Ctrl-C" if run.interrupted else None
@@ -284,6 +288,7 @@ def main(argv=None):
         "stopped": stopped,
         "seed": args.seed,
         "threads": threads,
+        "mode": mode(args),
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
         "versions": versions(),
     }

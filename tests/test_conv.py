@@ -243,16 +243,25 @@ def chunks_of(images, geometry, channels, dtype):
 
 
 @contextlib.contextmanager
-def lowered(chunk=None, threads=None, tiles=None):
+def lowered(chunk=None, threads=None, tiles=None, many=None):
     """The ops with chunks of so many bytes and so many threads, however small the work.
 
-    With ``tiles``, the ops that can go by tiles do, this many tiles at a time.
+    With ``tiles``, the ops that can go by tiles do, this many tiles at a time. From ``many``
+    channels on, the columns of a transposed convolution are summed where they lie.
     """
     with contextlib.ExitStack() as stack:
+        if many is not None:
+            stack.enter_context(mock.patch.object(lowering, "MANY", many))
         if chunk is not None:
             stack.enter_context(mock.patch.object(lowering, "CHUNK", chunk))
         if tiles is not None:
-            for name, value in {"CHANNELS": 1, "TILES": 1, "PRODUCT": 1, "ROWS": tiles}.items():
+            for name, value in {
+                "CHANNELS": 1,
+                "TILES": 1,
+                "WORK": 1,
+                "PRODUCT": 1,
+                "ROWS": tiles,
+            }.items():
                 stack.enter_context(mock.patch.object(lowering, name, value))
         if threads is not None:
             stack.enter_context(mock.patch.object(conv, "PAYS", 0))
@@ -270,12 +279,16 @@ def lowered(chunk=None, threads=None, tiles=None):
     channels=twice(1, 4),
     dtype=st.sampled_from([np.float32, np.float64]),
     layouts=st.tuples(*[st.sampled_from(LAYOUTS)] * 3),
+    many=st.sampled_from([1, 3, 5]),
     seed=seeds,
 )
-def test_the_ops_are_the_loops(op, letters, geometry, samples, channels, dtype, layouts, seed):
+def test_the_ops_are_the_loops(
+    op, letters, geometry, samples, channels, dtype, layouts, many, seed
+):
     inputs = inputs_of(letters, geometry, samples, channels, seed % 1000, dtype)
     given_as = [f(a) for f, a in zip(layouts, inputs, strict=False)]
-    y = op(*given_as, geometry=geometry)
+    with lowered(many=many):
+        y = op(*given_as, geometry=geometry)
     for a, before in zip(given_as, inputs, strict=True):
         assert a.tobytes() == before.tobytes(), "an input was changed"
         assert not np.shares_memory(y, a)
@@ -285,12 +298,14 @@ def test_the_ops_are_the_loops(op, letters, geometry, samples, channels, dtype, 
 
 @each_op
 @each_corner
-def test_the_ops_are_the_loops_in_the_corners(op, letters, geometry):
+@pytest.mark.parametrize("many", [2, 16])  # of two channels: many, and few
+def test_the_ops_are_the_loops_in_the_corners(op, letters, geometry, many):
     for dtype in (np.float32, np.float64):
         for samples in (0, 1, 3):
             inputs = inputs_of(letters, geometry, samples, dtype=dtype)
             copies = [a.copy() for a in inputs]
-            y = op(*inputs, geometry=geometry)
+            with lowered(many=many):
+                y = op(*inputs, geometry=geometry)
             assert all(map(np.array_equal, inputs, copies))
             assert not any(np.shares_memory(y, a) for a in inputs)
             close_to_the_loops(op, inputs, geometry, y)

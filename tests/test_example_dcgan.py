@@ -127,11 +127,12 @@ def test_the_report_has_its_keys(tmp_path, quick):
     report = run(tmp_path, "--seed", "5", "--critic-steps", "2")
     assert list(report) == [
         "critic_loss", "penalty", "generator_loss", "critic_gradient", "generator_gradient",
-        "seconds", "seconds_per_iteration", "steps_done", "epochs_done", "stopped", "data",
-        "parameters", "settings", "versions",
+        "seconds", "seconds_per_iteration", "steps_done", "epochs_done", "stopped", "mode",
+        "data", "parameters", "settings", "versions",
     ]  # fmt: skip
     assert report["steps_done"] == 2 and report["stopped"] is None
     assert report["epochs_done"] == 2 * 8 * 2 / 5000
+    assert report["mode"] == "compiled"
     assert 0 < report["seconds"] == pytest.approx(2 * report["seconds_per_iteration"])
     assert report["data"] == {"name": "digits", "images": 5000, "shape": [28, 28, 1]}
     pair = models.dcgan28(1, 0.0625, latent=100)
@@ -330,6 +331,16 @@ def test_every_model_runs(tmp_path, quick, calls, model, kernel, size, channels)
     samples = np.load(tmp_path / "samples.npy")
     assert samples.shape == (100, size, size, channels)
     assert np.unique(samples).size > 10
+
+
+@pytest.mark.parametrize("options", [[], COLOUR], ids=["0-gp", "batch norm"])
+def test_an_eager_run_is_the_compiled_one_to_rounding(tmp_path, quick, calls, options):
+    compiled = run(tmp_path / "compiled", *options)
+    eager = run(tmp_path / "eager", *options, "--eager")
+    assert [call["compiled"] for call in calls] == [True, False]
+    assert (compiled["mode"], eager["mode"]) == ("compiled", "eager")
+    for name in ("critic_loss", "penalty", "generator_loss", "critic_gradient"):
+        assert compiled[name] == pytest.approx(eager[name], rel=1e-3)
 
 
 @pytest.mark.parametrize("name, prior", [("normal", normal_prior), ("uniform", uniform_prior)])

@@ -57,6 +57,7 @@ def test_a_run_writes_its_five_files_and_nothing_else(tmp_path):
     assert (tmp_path / "summary.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "evolution.gif").read_bytes().startswith(b"GIF89a")
     assert report["steps_done"] == 6 and report["stopped"] is None and report["seed"] == 0
+    assert report["mode"] == "compiled"
     assert report["settings"]["hidden"] == 8 and report["versions"]["numpy"] == np.__version__
 
 
@@ -77,6 +78,18 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path, 
     assert a == b != c
     histories = [(tmp_path / name / "history.csv").read_text() for name in "ab"]
     assert histories[0] == histories[1]
+
+
+def test_an_eager_run_is_the_compiled_one_to_rounding(tmp_path, quick, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        toy, "train", lambda *args, **kwargs: seen.append(kwargs) or train.train(*args, **kwargs)
+    )
+    reports = [run(tmp_path / "compiled"), run(tmp_path / "eager", "--eager")]
+    assert [report["mode"] for report in reports] == ["compiled", "eager"]
+    assert [kwargs["compiled"] for kwargs in seen] == [True, False]
+    samples = [np.load(tmp_path / name / "samples.npy") for name in ("compiled", "eager")]
+    np.testing.assert_allclose(*samples, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dataset", toy.DATASETS)
@@ -237,6 +250,10 @@ def test_the_study_of_the_ring_keeps_finished_runs_and_tables_all(tmp_path):
     assert again.stdout == first.stdout
     assert (tmp_path / "0-gp-0-4.json").stat().st_mtime_ns == stamp
     assert first.stdout.count("\n") == 2 + 3 * 3 + 1
+    subprocess.run([*command, "--eager"], capture_output=True, check=True)
+    runs = sorted(tmp_path.glob("*-eager.json"))  # beside the compiled ones, not instead
+    assert len(runs) == 6 and len(files) == 7
+    assert all(json.loads(path.read_text())["mode"] == "eager" for path in runs)
 
 
 @pytest.mark.slow

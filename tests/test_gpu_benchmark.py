@@ -1,5 +1,6 @@
 """benchmarks/gpu.py without a GPU: emulated from end to end, its arithmetic, what goes wrong."""
 
+import inspect
 import json
 import math
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tinygan import kernels
+from tinygan.engine import Tensor
 from tinygan.kernels import ceilings as ceiling_kernels
 from tinygan.kernels import launch, report
 
@@ -332,6 +334,39 @@ def test_calls_that_wait_for_the_device_are_refused(gpu):
         gpu.turn([lambda: None])
 
 
+def test_steps_on_the_stand_in(gpu, monkeypatch):
+    """Call by call and as a graph: the same losses; PyTorch finds no GPU."""
+    import gpu_steps
+
+    plain = inspect.getclosurevars(Tensor.__init__).nonlocals.get("build", Tensor.__init__)
+    monkeypatch.setattr(Tensor, "__init__", plain)  # a recording follows arrays by identity
+    case = gpu_steps._scaled(gpu_steps.CASES["critic-32"])
+    monkeypatch.setattr(gpu_steps, "CASES", {"critic-32": case})
+    monkeypatch.setattr(gpu_steps, "PRECISIONS", ("fp32",))
+    monkeypatch.setattr(gpu_steps, "TURN", 0)
+    monkeypatch.setattr(gpu_steps, "CALLS", 1)
+    made = options("--quick", "--nets", "critic-32")
+    made.rounds = 1
+    note, row = gpu_steps.step_rows(gpu, made, lambda: 1)
+    assert "SKIPPED" in note["note"] and row["failed"] == {}
+    assert list(row["times"]) == list(row["host"]) == ["tinygan fp32", "tinygan fp32, compiled"]
+    for found in row["differences"].values():
+        assert max(found.values()) < 1e-5
+    from gpu_report import step_table
+
+    assert "tinygan fp32, compiled" in step_table([row], None)
+
+
+def test_a_step_that_is_no_graph_is_reported(gpu, monkeypatch):
+    import gpu_steps
+    from step_peers import Contender
+
+    broken = Contender(None, None, profile=lambda: [("run", 1, 0.1)])
+    monkeypatch.setattr(gpu_steps, "tinygan_step", lambda *args, **kwargs: broken)
+    with pytest.raises(RuntimeError, match="no CUDA graph"):
+        gpu_steps._graph(None, None, 1, None, "gpu")
+
+
 def test_layers_and_ceilings_on_the_stand_in(gpu, monkeypatch):
     """The very code that runs on a GPU, on arrays that refuse what CuPy's refuse."""
     import gpu_layers
@@ -497,9 +532,10 @@ def test_steps_and_tiles_in_tables():
         "net": "n", "flops": 10**11, "precisions": names, "failed": {"broken": "no"},
         "differences": {name: {"critic": 1e-6} for name in names if name != "broken"},
         "times": {"tinygan fp32": [0.004] * 3, "PyTorch a": [0.008] * 3, "PyTorch b": [0.006] * 3},
+        "host": {"tinygan fp32": 12e-6},
     }  # fmt: skip
     table = cells(step_table([step], measured_ceilings(CEILINGS)))
-    assert table[2] == ["n", "tinygan fp32", "4 (4–4)", "1.50", "50%", "1e-06"]
+    assert table[2] == ["n", "tinygan fp32", "4 (4–4)", "1.50", "50%", "12", "1e-06"]
     assert table[5][:3] == ["n", "broken", "FAILED"]
     tile = {"layer": "a", "operation": "forward", "precision": "fp32", "chosen": "64×64, 1 parts"}
     tile["times"] = {"64×64, 1 parts": [2e-6, None], "64×64": [2.1e-6], "128×64": [1e-6]}

@@ -312,7 +312,7 @@ def test_memory_that_a_kernel_cannot_read(reverse, stand_in, array, complaint):
     y = np.zeros(10, np.float32)
     with kernels.emulated(), pytest.raises(ValueError, match=complaint):
         reverse((1,), (64,), (y, array, np.float32(1), part(1)), 256)
-    y, array = fake_cupy.ndarray(y), fake_cupy.ndarray(array)
+    y, array = fake_cupy.wrap(y), fake_cupy.wrap(array)
     with pytest.raises(ValueError, match=complaint):
         reverse((1,), (64,), (y, array, np.float32(1), part(1)), 256)
 

@@ -100,7 +100,7 @@ def errors(op, letters, channels):
     exact = NAIVE[op](*[a.astype(np.float64) for a in inputs], geometry=LAYER)
     found = []
     for fewest in (1, 10**9):
-        with mock.patch.object(lowering, "TILES", fewest):
+        with mock.patch.multiple(lowering, TILES=fewest, WORK=1):
             assert tiled(LAYER, 16, *channels) == (fewest == 1)
             y = op(*inputs, geometry=LAYER)
         found.append(math.sqrt(((y - exact) ** 2).mean()))
@@ -112,17 +112,18 @@ def errors(op, letters, channels):
     [
         (LAYER, 64, 128, 256, True),
         (Geometry(32, 4, 2, 1), 64, 64, 128, True),
-        (Geometry((9, 6), 2, 1), 64, 32, 32, False),  # a grid of 8×5
-        (Geometry((9, 7), 2, 1), 64, 32, 32, True),
-        (Geometry((14, 32), (6, 4), (3, 2), 1), 64, 32, 32, True),
-        (Geometry((14, 32), (6, 4), (3, 2), ((1, 2), (1, 1))), 64, 32, 32, True),
-        (Geometry((15, 32), (6, 4), (3, 2), ((1, 0), (1, 1))), 64, 32, 32, False),  # a pixel unmet
+        (Geometry((9, 6), 2, 1), 64, 128, 128, False),  # a grid of 8×5
+        (Geometry((9, 7), 2, 1), 64, 128, 128, True),
+        (Geometry((14, 32), (6, 4), (3, 2), 1), 64, 128, 128, True),
+        (Geometry((14, 32), (6, 4), (3, 2), ((1, 2), (1, 1))), 64, 128, 128, True),
+        (Geometry((15, 32), (6, 4), (3, 2), ((1, 0), (1, 1))), 64, 128, 128, False),  # pixels unmet
         (Geometry(8, 3, 2, 1), 64, 128, 256, False),
         (Geometry(8, 3, 1, 1), 64, 128, 256, False),
         (Geometry(4, 4), 512, 256, 64, False),
-        (Geometry(32, 4, 2, 1), 64, 3, 64, False),
-        (LAYER, 64, 128, 1, False),
-        (LAYER, 8, 128, 256, False),  # too few to make up for the sums of weights
+        (Geometry(32, 4, 2, 1), 4096, 3, 64, False),  # too few channels
+        (LAYER, 1 << 16, 128, 1, False),
+        (LAYER, 32, 512, 512, False),  # too few to make up for the sums of weights
+        (LAYER, 64, 128, 128, False),  # too little work to make up for the calls
         (LAYER, 0, 128, 256, False),
     ],
 )
@@ -136,8 +137,9 @@ def test_what_is_said_to_go_by_tiles_does(op, letters):
     for samples in (64, 63):
         inputs = inputs_of(letters, LAYER, samples, (32, 32), dtype=np.float32)
         work = getattr(lowering, name)
-        with mock.patch(f"tinygan.conv.{name}", side_effect=work) as spy:
+        spy = mock.patch(f"tinygan.conv.{name}", side_effect=work)
+        with mock.patch.object(lowering, "WORK", 1), spy as by_tiles:
             y = op(*inputs, geometry=LAYER)
-            assert spy.call_count == (samples == 64)
-        other = INTO[op](np.empty_like(y), *inputs, geometry=LAYER)
-        assert other.tobytes() == y.tobytes()
+            assert by_tiles.call_count == (samples == 64)
+            other = INTO[op](np.empty_like(y), *inputs, geometry=LAYER)
+            assert other.tobytes() == y.tobytes()

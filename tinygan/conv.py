@@ -41,7 +41,7 @@ from tinygan.lowering import (
     conv2d_in_tiles,
     conv2d_transpose_in_tiles,
     conv2d_weight_grad_in_tiles,
-    kernel_by_blocks,
+    kernel_matrix,
     tiled,
 )
 from tinygan.parallel import Scratch, split
@@ -269,7 +269,7 @@ def conv2d_transpose_into(y, z, w, b=None, *, geometry, after=None, scratch=None
     if xp is np and tiled(geometry, len(z), *w.shape[2:]):
         conv2d_transpose_in_tiles(y, z, w, b, geometry, after, pays, scratch)
         return y
-    matrix = kernel_by_blocks(w, geometry, scratch).T
+    matrix = kernel_matrix(w, geometry, scratch).T
     bias = bias_of_a_line(y, b, scratch)
 
     def part(start, stop, room):

@@ -33,10 +33,12 @@ from tinygan.backend import array_module
 from tinygan.parallel import split
 
 CHUNK = 1 << 22  # bytes of columns at a time: they are written and read back from the cache
+MANY = 16  # channels that make a run long enough for sums of strided pixels
 PRODUCT = 1 << 19  # bytes of the larger operand of one of a chunk's nine products
 ROWS = 512  # of it at least, or reading the weights takes longer than multiplying by them
 CHANNELS = 32  # on both sides, from which tiles pay
 TILES = 256  # in a batch, from which tiles pay: the sums of weights do not grow with it
+WORK = 1 << 23  # tiles times channels of both sides, from which they pay
 
 
 def columns(x, geometry, start, stop, room):
@@ -70,7 +72,7 @@ def columns(x, geometry, start, stop, room):
 def columns_back(y, geometry, start, stop, room):
     """col2im: (i, j, columns, add_up) for chunks i:j; add_up() puts the columns' sums into y[i:j].
 
-    Columns are in the order of :func:`kernel_by_blocks`. Taps k and l that differ by less than a
+    Columns are in the order of :func:`kernel_matrix`. Taps k and l that differ by less than a
     stride never meet in a pixel. So the kernel is cut into blocks of one stride, and each block of
     all grid points is added at once: with pixels in blocks too, the kernel's block a adds to blocks
     a, a+1, …, a+P−1 of the image.
@@ -91,22 +93,26 @@ def columns_back(y, geometry, start, stop, room):
         rows = room.array("columns", ((j - i) * p * q, kh * kw * channels), y.dtype)
 
         def add_up(i=i, j=j, rows=rows):
-            blocks = room.array("blocks", (j - i, lines, places, down, across, channels), y.dtype)
-            _add_up(rows, blocks, geometry)
             padded = room.array("padded", (j - i, lines, down, places, across, channels), y.dtype)
-            padded[...] = blocks.transpose(0, 1, 3, 2, 4, 5)
+            blocks = padded.transpose(0, 1, 3, 2, 4, 5)
+            if channels < MANY:
+                sums = room.array("sums", blocks.shape, y.dtype)
+                _add_up(rows, sums, geometry)
+                blocks[...] = sums
+            else:
+                _add_up(rows, blocks, geometry)
             padded = padded.reshape(j - i, lines * down, places * across, channels)
             y[i:j] = padded[:, top : top + height, left : left + width]
 
         yield i, j, rows, add_up
 
 
-def kernel_by_blocks(w, geometry, scratch):
-    """The weights as a matrix, (kh·kw·C, O), the taps of one block of the kernel in a row.
+def kernel_matrix(w, geometry, scratch):
+    """The weights as a matrix, (kh·kw·C, O); of few channels, the taps of a block in a row.
 
     A block's sums then run over as many contiguous numbers as can be.
     """
-    if geometry.whole:
+    if geometry.whole or w.shape[2] >= MANY:
         return w.reshape(-1, w.shape[3])
     matrix = scratch.room(0).array("weights", (math.prod(w.shape[:3]), w.shape[3]), w.dtype)
     for _, _, rows, taps in _blocks_of_kernel(geometry, w.shape[2]):
@@ -116,7 +122,7 @@ def kernel_by_blocks(w, geometry, scratch):
 
 
 def _blocks_of_kernel(geometry, channels):
-    """(a, b, rows, taps): the block's place, its rows in the matrix, its taps in the kernel."""
+    """(a, b, rows, taps): a block's place, its rows in the matrix of blocks, its taps."""
     (kh, kw), (down, across) = geometry.kernel, geometry.stride
     stop = 0
     for a in range(-(-kh // down)):
@@ -137,9 +143,12 @@ def _add_up(columns, blocks, geometry):
     (p, q), (n, channels) = geometry.grid, blocks.shape[:1] + blocks.shape[5:]
     blocks[:, p:] = 0
     blocks[:, :p, q:] = 0
-    for a, b, taps, (rows, cols) in _blocks_of_kernel(geometry, channels):
-        height, width = rows.stop - rows.start, cols.stop - cols.start
-        block = columns[:, taps].reshape(n, p, q, height, width, channels)
+    for a, b, rows, (down, across) in _blocks_of_kernel(geometry, channels):
+        height, width = down.stop - down.start, across.stop - across.start
+        if channels < MANY:
+            block = columns[:, rows].reshape(n, p, q, height, width, channels)
+        else:
+            block = columns.reshape(n, p, q, *geometry.kernel, channels)[:, :, :, down, across]
         place = blocks[:, a : a + p, b : b + q, :height, :width]
         if a or b:
             place += block
@@ -190,7 +199,8 @@ def tiled(geometry, samples, channels, features):
         )
     )  # fmt: skip
     tiles = samples * math.prod(geometry.grid) // 4  # of two by two grid points
-    return even and fits and min(channels, features) >= CHANNELS and tiles >= TILES
+    pays = tiles >= TILES and tiles * channels * features >= WORK
+    return even and fits and pays and min(channels, features) >= CHANNELS
 
 
 def conv2d_in_tiles(y, x, w, b, geometry, after, pays, scratch):

@@ -1,22 +1,26 @@
 """Training: one critic step, one generator step, and the loop around them.
 
 A step is a function of arrays: parameters, data and noise in, new parameters out.
-Whom a step holds fixed it is given as plain arrays, so no gradient of theirs exists.
+Whom a step holds fixed it is given as plain arrays, so no gradient of theirs exists. An iteration
+is the same, so that training records it once and replays it.
 """
 
 import csv
 import io
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinygan import tree as trees
+from tinygan.backend import array_module, to_host
 from tinygan.engine import grad_values, track
 from tinygan.losses import NON_SATURATING, Loss
-from tinygan.ops import add, concatenate
+from tinygan.ops import add, concatenate, square, stack, sum
 from tinygan.penalties import Penalty, clip_weights
+from tinygan.replay import compile
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,46 @@ def generator_step(gan, players, z, rate=None):
     return players._replace(generator=g, generator_state=state), found
 
 
+def iteration(gan, players, critic_batches, points, critic_rate=None, generator_rate=None):
+    """Steps of the critic and then of the generator, as one function of arrays.
+
+    Args:
+        critic_batches: (real, z, noise) for each step of the critic, as :func:`critic_step` takes
+            them.
+        points: z for each step of the generator.
+        critic_rate, generator_rate: instead of the optimisers' own.
+    Returns: (new players, numbers): of each step its loss, its penalty (0 without one) and the sum
+        of squares of its gradient.
+    Shapes: numbers (3·steps,), steps in their order.
+    """
+    numbers = []
+    taken = _steps(gan, players, critic_batches, points, critic_rate, generator_rate)
+    for *_, players, found in taken:  # noqa: B007, the last ones are returned
+        penalty = found.penalty
+        if penalty is None:
+            penalty = array_module(found.loss).zeros((), found.loss.dtype)
+        numbers += [found.loss, penalty, _square_norm(found.tree)]
+    return players, stack(*numbers)
+
+
+def _steps(gan, players, critic_batches, points, critic_rate, generator_rate):
+    """Each step of an iteration: (side, its batch, players before and after, Gradients)."""
+    for real, z, noise in critic_batches:
+        before, (players, found) = players, critic_step(gan, players, real, z, noise, critic_rate)
+        yield "critic", real, before, players, found
+    for z in points:
+        before, (players, found) = players, generator_step(gan, players, z, generator_rate)
+        yield "generator", z, before, players, found
+
+
+def _square_norm(tree):
+    """The sum of squares over all leaves."""
+    first, *rest = [sum(square(a)) for a in trees.leaves(tree)]
+    for other in rest:
+        first = add(first, other)
+    return first
+
+
 def normal_prior(stream, shape, dtype):
     """Latent points z ~ N(0, I)."""
     return stream.normal(shape, dtype)
@@ -208,6 +252,7 @@ def train(
     record_every=1,
     progress=False,
     watch=None,
+    compiled=True,
 ):
     """Alternate steps of the critic and of the generator, each on a fresh batch.
 
@@ -223,9 +268,13 @@ def train(
         record_every: iterations between records of the history; the last is always recorded.
         progress: show a progress bar.
         watch: ``watch(step, players)`` before the first and after every iteration.
+        compiled: record the first iteration and replay it (:func:`tinygan.compile`): the same to
+            rounding, and faster. False calls every op from Python, for study, or for models and
+            objectives that choose by values.
     Returns: a :class:`Run`. Ctrl-C ends the run early after the last whole iteration.
     Raises: Diverged, with a diagnosis, when a loss, a gradient or a parameter is no longer
-        finite; ValueError for sizes below 1; TypeError for data of another dtype than the weights.
+        finite; ValueError for sizes below 1, and for an iteration that cannot be recorded;
+        TypeError for data of another dtype than the weights.
     Source: Goodfellow et al. (2014) algorithm 1; Arjovsky et al. (2017) algorithm 1 (P4).
     """
     sizes = dict(
@@ -238,6 +287,16 @@ def train(
         raise ValueError(f"train: steps {steps}, record_every {record_every}; expected ≥ 0 and ≥ 1")
     dtype = trees.leaves(players.critic)[0].dtype
     data, points, noise = stream.child(0), stream.child(1), stream.child(2)
+
+    def latent_points():
+        return prior(points, (batch, latent), dtype)
+
+    def critic_batch():
+        real, z = _batch(sample, batch, data, dtype), latent_points()
+        return real, z, gan.penalty.draw(noise, real) if gan.penalty else ()
+
+    on_cpu = array_module(trees.leaves(players.critic)[0]) is np
+    step = _compiled(gan) if compiled and on_cpu else partial(iteration, gan)
     history, done, interrupted = History(), 0, False
     previous = players
     bar = _progress_bar(steps, progress)
@@ -246,28 +305,26 @@ def train(
             watch(0, players)
         while done < steps:
             factor = 1.0 if schedule is None else schedule(done)
-            now, good = players, (players, previous, history)
+            given = (
+                [critic_batch() for _ in range(critic_steps)],
+                [latent_points() for _ in range(generator_steps)],
+                float(gan.critic_optimizer.rate * factor),
+                float(gan.generator_optimizer.rate * factor),
+            )
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # Diverged tells
-                for _ in range(critic_steps):
-                    real, z = (
-                        _batch(sample, batch, data, dtype),
-                        prior(points, (batch, latent), dtype),
-                    )
-                    extra = gan.penalty.draw(noise, real) if gan.penalty else ()
-                    rate = gan.critic_optimizer.rate * factor
-                    before, (now, critic) = now, critic_step(gan, now, real, z, extra, rate)
-                    d_norm = _checked("critic", critic, real, done, before, good)
-                rate = gan.generator_optimizer.rate * factor
-                for _ in range(generator_steps):
-                    z = prior(points, (batch, latent), dtype)
-                    before, (now, generator) = now, generator_step(gan, now, z, rate)
-                    g_norm = _checked("generator", generator, z, done, before, good)
-            penalty = 0.0 if critic.penalty is None else float(critic.penalty)
-            record = Record(
-                done + 1, float(critic.loss), penalty, float(generator.loss), d_norm, g_norm
+                now, numbers = step(players, *given)
+                numbers = to_host(numbers).reshape(-1, 3)
+                if not np.isfinite(numbers).all():
+                    # An update that overflowed shows only now: the last good players are older.
+                    good = players if _finite(players) else previous
+                    message = _diagnosis(gan, players, given, numbers, done + 1)
+                    raise Diverged(message, good, _before(history, done + (good is players)))
+            critic, generator = numbers[critic_steps - 1].tolist(), numbers[-1].tolist()
+            new = Record(
+                done + 1, *critic[:2], generator[0], math.sqrt(critic[2]), math.sqrt(generator[2])
             )
             # The iteration is taken over whole: Ctrl-C leaves no half of it.
-            previous, players, done = players, now, done + 1
+            previous, players, done, record = players, now, done + 1, new
             if done % record_every == 0 or done == steps:
                 history.records.append(record)
                 bar.set_postfix_str(
@@ -292,6 +349,23 @@ def train(
     return Run(players, history, interrupted)
 
 
+def _compiled(gan):
+    """The iteration of a game, compiled; if it cannot be recorded, the error names the way out."""
+    step = compile(partial(iteration, gan))
+
+    def run(*args):
+        try:
+            return step(*args)
+        except (TypeError, ValueError) as error:
+            if not str(error).startswith("trace:"):
+                raise
+            raise type(error)(
+                f"{error}. To train without a recording, give compiled=False (--eager)"
+            ) from error
+
+    return run
+
+
 def _progress_bar(steps, visible):
     from tqdm import tqdm
 
@@ -311,22 +385,6 @@ def _batch(sample, n, stream, dtype):
     return real
 
 
-def _checked(side, found, batch, step, before, good):
-    """The norm of a gradient; Diverged if it or the loss is not finite."""
-    total = 0.0
-    for g in trees.leaves(found.tree):
-        flat = g.reshape(-1)
-        total += float(flat @ flat)
-    loss = float(found.loss) + (0.0 if found.penalty is None else float(found.penalty))
-    if math.isfinite(total) and math.isfinite(loss):
-        return math.sqrt(total)
-    players, previous, history = good
-    # An update that overflowed shows only now: the last good players are those before it.
-    if not _finite(players):
-        players, history = previous, _before(history, step)
-    raise Diverged(_diagnosis(side, found, batch, step, before), players, history)
-
-
 def _before(history, step):
     """The records of the iterations before number ``step``."""
     return History([record for record in history.records if record.step < step])
@@ -338,21 +396,37 @@ def _finite(players):
     )
 
 
-def _diagnosis(side, found, batch, step, players):
-    """What is not finite, what is large, and what helps."""
-    finite = {name: bool(np.isfinite(a).all()) for name, a in _parts(found, batch)}
-    broken = [name for name, good in finite.items() if not good] or ["the gradient's squared norm"]
+def _diagnosis(gan, players, given, numbers, step):
+    """What is not finite, what is large, and what helps: the iteration's steps, one by one.
+
+    Not from the record, whose gradients are gone, but from the same players and batches again.
+    """
+    for side, batch, before, _, found in _steps(gan, players, *given):
+        broken = [name for name, a in _parts(found, batch) if not np.isfinite(a).all()]
+        if broken or not np.isfinite(_square_norm(found.tree)):
+            return _described(side, broken, step, before)
+    loss, penalty, square = numbers[~np.isfinite(numbers).all(1)][0].tolist()
+    return (
+        f"iteration {step}: as compiled, a step gave the loss {loss:.3g}, the penalty "
+        f"{penalty:.3g} and the gradient's squared norm {square:.3g}; step by step all are finite, "
+        "but near the end of the numbers' range. Lower the rates"
+    )
+
+
+def _described(side, broken, step, players):
+    """The diagnosis of one step of iteration ``step``, before which these were the players."""
     sizes = [
         (float(np.nan_to_num(abs(a).max(), nan=np.inf)), who, path)
         for who, tree in (("generator", players.generator), ("critic", players.critic))
         for path, a in trees.paths(tree)
     ]
     size, owner, path = max(sizes)
+    broken = broken or ["the gradient's squared norm"]
     remedy = f"Lower the {owner}'s rate, add or raise a gradient penalty, or check the data's range"
     if side == "critic" and broken[0] == "its input batch":
         remedy = "Check the data: they are not finite"
     return (
-        f"iteration {step + 1}: the {side}'s step is no longer finite: {', '.join(broken[:6])}. "
+        f"iteration {step}: the {side}'s step is no longer finite: {', '.join(broken[:6])}. "
         f"The largest parameter before it was {size:.3g}, in {'DG'[owner == 'generator']}.{path}. "
         f"{remedy}"
     )

@@ -6,6 +6,7 @@ already: that of earlier results that nobody holds any more. A result that someb
 view of it, is never written to.
 """
 
+import ctypes
 import sys
 import threading
 from time import perf_counter
@@ -14,7 +15,7 @@ import numpy as np
 
 from tinygan import tree as trees
 from tinygan.backend import array_module
-from tinygan.engine import Tensor
+from tinygan.engine import Tensor, _observer
 from tinygan.parallel import Scratch
 from tinygan.replay import cpu, gpu
 from tinygan.replay.forms import reader, writer
@@ -55,12 +56,17 @@ class Compiled:
         self.latest = None
         self.lock = threading.Lock()
 
+    def __reduce__(self):
+        return compile, (self.step,)  # a copy records for itself
+
     def __repr__(self):
         name, runners = getattr(self.step, "__name__", self.step), self.runners.values()
         ways = dict.fromkeys(f", {r.plan.mode}" for r in runners if type(r.plan) is gpu.Plan)
         return f"<compiled {name}: {len(runners)} programs{''.join(ways)}>"
 
     def __call__(self, *args):
+        if _observer.get() is not None:
+            return self.step(*args)  # whoever records or observes wants to see the calls
         with self.lock:
             runner = self.latest
             given = None if runner is None else runner.take(args)
@@ -112,7 +118,7 @@ def signature(args):
             "the step tracks them itself. Pass values(tree)"
         )
     if is_number(args):
-        return int if isinstance(args, (int, np.integer)) else float
+        return "a number", int if isinstance(args, (int, np.integer)) else float
     if is_array(args):
         return array_module(args).__name__, args.shape, args.dtype
     try:
@@ -123,7 +129,7 @@ def signature(args):
             "arrays and numbers, and beside them only what can be hashed. Close over the rest: "
             "compile(lambda params, x: step(config, params, x))"
         ) from error
-    return args
+    return type(args), args
 
 
 class _Results:
@@ -135,19 +141,35 @@ class _Results:
 
     def __init__(self, arrays, given):
         self.arrays, self.given = arrays, given
+        self.shapes = [a.shape for a in given]
 
     def free(self):
         """Whether nobody holds an array of the set, or a view of one."""
-        return all(sys.getrefcount(a) == ALONE for a in self.given)
+        for a in self.given:
+            if sys.getrefcount(a) != ALONE:
+                return False
+        return True
+
+    def changed(self):
+        """Whether a holder has given an array another shape, dtype or flag."""
+        return [a.shape for a in self.given] != self.shapes or any(
+            a.dtype is not b.dtype or not a.flags.writeable
+            for a, b in zip(self.given, self.arrays, strict=True)
+            if type(a) is _ndarray
+        )
 
 
 def _arrays(values):
-    """New arrays, and the same once more: those rest on memoryviews, and their views on them."""
+    """New arrays, and the same once more, to be given away.
+
+    Those rest on a buffer that is no array (nor a memoryview, which NumPy looks through): their
+    views then refer to them, and not to the memory below.
+    """
     memory = [aligned(v.nbytes) for v in values]
     pairs = list(zip(values, memory, strict=True))
     return (
         [m.view(v.dtype).reshape(v.shape) for v, m in pairs],
-        [np.ndarray(v.shape, v.dtype, memoryview(m)) for v, m in pairs],
+        [np.ndarray(v.shape, v.dtype, (ctypes.c_char * len(m)).from_buffer(m)) for v, m in pairs],
     )
 
 
@@ -166,7 +188,7 @@ class Runner:
         self.kind = xp.ndarray
         if xp is np:
             self.plan = cpu.Plan(program, Scratch())
-            self.inputs = [np.empty(v.shape, v.dtype) for v in program.inputs]
+            self.inputs = [None] * len(program.inputs)
             self.results = self.plan.storage.results
         else:
             self.plan = gpu.Plan(program, xp)
@@ -248,43 +270,72 @@ class Runner:
         Results of earlier calls are read where they are; other arguments are copied to a place of
         their own. In the steady state the same few sets of arrays come again and again.
         """
-        owned = self.owned
-        key = (id(results), *[id(a) if id(a) in owned else 0 for a in given])
+        owned, mine = self.owned, []
+        for a in given:
+            ours = owned.get(id(a))  # to which a holder may have given another shape
+            same = ours is not None and ours.shape == a.shape and ours.dtype == a.dtype
+            mine.append(id(a) if same else 0)
+        key = (id(results), *mine)
         if self.kind is not _ndarray:
             key = (self.plan.prepare(), *key)
         bound = self.bound.get(key)
         if bound is None:
-            pairs = list(zip(given, self.inputs, strict=True))
-            sources = [owned.get(id(a), place) for a, place in pairs]
-            copied = [(i, p) for i, (a, p) in enumerate(pairs) if id(a) not in owned]
-            if len(self.bound) == BOUND:
-                del self.bound[next(iter(self.bound))]
+            copied = [(i, self._place(i)) for i, at in enumerate(mine) if not at]
+            places = dict(copied)
+            sources = [places[i] if i in places else owned[id(a)] for i, a in enumerate(given)]
+            self._make_room(places.keys())
             bound = self.bound[key] = *self.plan.bind(sources, results.arrays), copied
         for i, place in bound[3]:
             place[...] = given[i]
         return bound
 
+    def _place(self, i):
+        """Where input number i is copied to, if it is no earlier result."""
+        if self.inputs[i] is None:
+            value = self.program.inputs[i]
+            self.inputs[i] = np.empty(value.shape, value.dtype)
+        return self.inputs[i]
+
+    def _make_room(self, copied):
+        """Let go of functions that are not needed again, it seems, before one more is bound.
+
+        A first call copies the parameters; the next finds them among the results. If less is
+        copied now, then the functions that copy more go, and with them the places.
+        """
+        for key, bound in list(self.bound.items()):
+            if {i for i, _ in bound[3]} > copied or len(self.bound) >= BOUND:
+                del self.bound[key]
+        if self.kind is _ndarray:
+            used = copied | {i for bound in self.bound.values() for i, _ in bound[3]}
+            self.inputs = [a if i in used else None for i, a in enumerate(self.inputs)]
+
     def _free_set(self):
         """A set of results that nobody holds, the least recently used; a new one if all are held.
 
-        Of many sets that are held the oldest is left to its holders.
+        Of many sets that are held the oldest is left to its holders. Each step leaves things as
+        they must be, for Ctrl-C may come between any two.
         """
-        for i, each in enumerate(self.sets):
+        for each in self.sets:
             if each.free():
-                self.sets.append(self.sets.pop(i))
+                if each.changed():
+                    self._forget(each)
+                    self.sets = [other for other in self.sets if other is not each]
+                    return self._free_set()
+                self.sets = [*(other for other in self.sets if other is not each), each]
                 return each
-        if len(self.sets) == SETS:
-            self._forget(self.sets.pop(0))
+        if len(self.sets) >= SETS:
+            self._forget(self.sets[0])
+            self.sets = self.sets[1:]
         on_gpu = type(self.plan) is gpu.Plan
         new = _Results(*(self.plan.arrays() if on_gpu else _arrays(self.results)))
+        self.sets = [*self.sets, new]
         pairs = zip(new.given, new.arrays, strict=True)
         self.owned.update((id(theirs), ours) for theirs, ours in pairs)
-        self.sets.append(new)
         return new
 
     def _forget(self, old):
         ids = {id(old), *map(id, old.given)}
         for a in old.given:
-            del self.owned[id(a)]
+            self.owned.pop(id(a), None)
         for key in [key for key in self.bound if ids & set(key)]:
             del self.bound[key]

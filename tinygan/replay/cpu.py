@@ -78,6 +78,8 @@ class Plan:
                 emit.after = gathered or group
             else:
                 emit.after = _Both(gathered, group)
+            if gathered is not None:
+                calls.append((gathered.begin, (), {}))
             _emit_line(emit, head, arrays[head.result], arrays.__getitem__)
             if gathered is not None:
                 calls.append((gathered.finish, (), {}))
@@ -95,7 +97,6 @@ class Plan:
         else:
             rows = max(1, BLOCK * n // size)
             calls.append((blocks, (n, rows, group, size >= PAYS), {}))
-
 
     def _statistics(self, members, arrays):
         """What gathers the mean and the deviation of the group's product; None if none is asked."""
@@ -143,13 +144,20 @@ def _groups(program):
 
 
 def _within(program, groups):
-    """The values that only the lines of their own group use; heads' results are none of them."""
-    group_of = {line.result: line.group for lines in groups.values() for line in lines}
-    heads = {lines[0].result for lines in groups.values() if lines[0].op in recipes.EPILOGUES}
-    outside = set(program.outputs) | heads
+    """The values that only the lines of their own group use, block by block, and nobody else.
+
+    A head's result is made as a whole, and statistics are there when the whole group is done.
+    """
+    inner = {
+        line.result: line.group
+        for lines in groups.values()
+        for line in lines
+        if line.op not in recipes.EPILOGUES | recipes.STATISTICS
+    }
+    outside = set(program.outputs)
     for line in program.lines:
-        outside |= {a for a in line.operands if group_of.get(a) != line.group or line.group is None}
-    return frozenset(v for v in group_of if v not in outside)
+        outside |= {a for a in line.operands if inner.get(a) != line.group}
+    return frozenset(v for v in inner if v not in outside)
 
 
 def _emit_line(emit, line, y, array):
@@ -267,7 +275,7 @@ def _generate(calls, program, arrays):
         objects[names[id(a)]] = a
 
     def name(x):
-        if x is None or type(x) in (int, float, bool):
+        if x is None or type(x) in (int, bool):
             return repr(x)
         if type(x) is tuple and all(type(e) in (int, type(None)) for e in x):
             return repr(x)
@@ -282,7 +290,7 @@ def _generate(calls, program, arrays):
     body = []
     for function, args, kwargs in calls:
         given = [name(a) for a in args]
-        if function is np.copyto:
+        if function is np.copyto and not kwargs:
             body.append(f"    {given[0]}[...] = {given[1]}")  # half the time of the call
             continue
         out = kwargs.get("out")

@@ -16,6 +16,7 @@ def reader(tree):
 
     def visit(name, branch):
         if isinstance(branch, dict):
+            lines.append(f"if type({name}) is not dict: raise TypeError")
             lines.append(f"if tuple({name}) != {tuple(branch)!r}: raise KeyError")
             for key, child in branch.items():
                 mine = next(names)

@@ -25,7 +25,7 @@ def fuse(program):
         elif line.op in recipes.EPILOGUES and recipes.takes(line) and line.result.size >= LARGE:
             units.append([line])
             unit_of[line.result] = len(units) - 1
-        elif recipes.elementwise(line) and line.result.size >= LARGE and _plain(line):
+        elif recipes.elementwise(line) and line.result.size >= LARGE and line.result.shape:
             where = _unit_for(line, units, unit_of, late)
             if where is None:
                 units.append([])
@@ -38,7 +38,7 @@ def fuse(program):
     lines, group = [], 0
     for unit in units:
         first = unit[0]
-        if len(unit) > 1 or (recipes.elementwise(first) and _plain(first)):
+        if len(unit) > 1 or (recipes.elementwise(first) and first.result.shape):
             if first.result.size >= LARGE:
                 lines += [replace(line, group=group) for line in unit]
                 group += 1
@@ -57,6 +57,8 @@ def _statistics_of(line, units, unit_of, late):
         return None
     if line.params["axes"] != tuple(range(len(y.shape) - 1)) or y.size < LARGE:
         return None
+    if any(other.op is line.op for other in units[i]):
+        return None  # one of each kind
     return i if all(a in late and unit_of[a] == i for a in mean) else None
 
 
@@ -70,18 +72,8 @@ def _unit_for(line, units, unit_of, late):
         if first.op in recipes.EPILOGUES:
             if i == ready and any(unit_of.get(a) == i for a in line.operands):
                 return i
-        elif recipes.elementwise(first) and _plain(first):
+        elif recipes.elementwise(first):
             shared = {a for other in units[i] for a in (*other.operands, other.result)}
             if any(a in shared and a.shape == line.result.shape for a in line.operands):
                 return i
     return None
-
-
-def _plain(line):
-    """Whether every operand is of the result's shape, or broadcast along the first axis, or has
-    as many samples along it."""
-    shape = line.result.shape
-    return len(shape) > 0 and all(
-        a.shape == shape or a.size == 1 or len(a.shape) < len(shape) or a.shape[0] in (1, shape[0])
-        for a in line.operands
-    )

@@ -45,7 +45,8 @@ def _sigmoid(emit, y, a):
     small, positive = emit.like(y), emit.like(y, bool)
     _small_exp(emit, small, a)
     emit(np.greater, a, emit.number(0.0, y), out=positive)
-    emit(np.maximum, small, positive, out=y)
+    emit(np.copyto, y, positive)  # NumPy allocates a buffer where dtypes differ within a ufunc
+    emit(np.maximum, small, y, out=y)
     emit(np.add, small, emit.number(1.0, y), out=small)
     emit(np.divide, y, small, out=y)
 
@@ -82,12 +83,13 @@ def _gate_mask(emit, y, m, *, slope):
 
 def _ratio(emit, y, a, b):
     zero, rest = emit.like(b, bool), emit.like(b)
+    flag = emit.like(b)
     emit(np.equal, b, emit.number(0.0, y), out=zero)
-    emit(np.add, b, zero, out=rest)
+    emit(np.copyto, flag, zero)
+    emit(np.add, b, flag, out=rest)
     emit(np.divide, a, rest, out=y)
-    emit(np.copyto, rest, zero)
-    emit(np.subtract, emit.number(1.0, y), rest, out=rest)
-    emit(np.multiply, y, rest, out=y)
+    emit(np.subtract, emit.number(1.0, y), flag, out=flag)
+    emit(np.multiply, y, flag, out=y)
 
 
 def _descend(emit, y, p, d, rate):
@@ -225,6 +227,30 @@ def _sum(emit, y, a, *, axis=None, keepdims=False):
     emit(np.add.reduce, a, axis=axis, keepdims=keepdims, out=y)
 
 
+def _norm(emit, y, a, *, axis=None, keepdims=False):
+    kept = tuple(
+        1 if axis is None or i in _axes(axis, a.ndim) else n for i, n in enumerate(a.shape)
+    )
+    y, t, scale = y.reshape(kept), emit.like(a), emit.like(a, shape=kept)
+    usable, finite = emit.like(scale, bool), emit.like(scale, bool)
+    emit(np.absolute, a, out=t)
+    emit(np.maximum.reduce, t, axis=axis, keepdims=True, out=scale)
+    emit(np.greater, scale, emit.number(0.0, a), out=usable)
+    emit(np.isfinite, scale, out=finite)
+    emit(np.logical_and, usable, finite, out=usable)
+    emit(np.logical_not, usable, out=usable)
+    emit(np.copyto, scale, emit.number(1.0, a), where=usable)
+    emit(np.divide, a, scale, out=t)
+    emit(np.multiply, t, t, out=t)
+    emit(np.add.reduce, t, axis=axis, keepdims=True, out=y)
+    emit(np.sqrt, y, out=y)
+    emit(np.multiply, scale, y, out=y)
+
+
+def _axes(axis, ndim):
+    return [i % ndim for i in (axis if isinstance(axis, tuple) else (axis,))]
+
+
 def _sum_to(emit, y, a, *, shape):
     lead = a.ndim - len(shape)
     if len(shape) == 1 < a.ndim and shape == a.shape[-1:]:
@@ -304,6 +330,7 @@ WHOLE = {
     ops.transpose: _transpose,
     ops.index: _index,
     ops.sum: _sum,
+    ops.norm: _norm,
     sum_to: _sum_to,
     ops.clip: _clip,
     conv.conv2d: _conv2d,

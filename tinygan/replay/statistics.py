@@ -15,7 +15,8 @@ import numpy as np
 class Statistics:
     """The mean and the inverse deviation of each feature of ``y`` over all samples and pixels.
 
-    Called with blocks i:j of samples, from any thread, then :meth:`finish` writes the results.
+    After :meth:`begin` it is called with blocks i:j of samples, from any thread; then
+    :meth:`finish` writes the results.
 
     Args:
         y: an array (N, ..., C), whose samples i:j are ready when the block is called.
@@ -29,6 +30,10 @@ class Statistics:
         self.ones = {}
         self.blocks = {}  # (i, j): sums and squares of the block, memory that stays
         self.seen = []
+
+    def begin(self):
+        """Forget what an interrupted batch has left."""
+        self.seen.clear()
 
     def __call__(self, i, j):
         channels = self.y.shape[-1]
@@ -48,8 +53,8 @@ class Statistics:
         self.seen.append((i, j))
 
     def finish(self):
-        """Write the results, the blocks in their order; then a new batch may begin."""
-        seen, self.seen = sorted(self.seen), []
+        """Write the results, the blocks in their order."""
+        seen = sorted(self.seen)
         number = self.y.dtype.type
         parts = [self.blocks[at] for at in seen]
         mean = self.mean.reshape(-1)

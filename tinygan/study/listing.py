@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 from tinygan import tree as trees
 from tinygan.engine import Tensor
+from tinygan.replay.listing import call as call_as_text
+from tinygan.replay.listing import of_one_value, written
 
 _NO_RULE = "°"
 _WIDEST = 44  # a wider entry, such as a call of many arguments, does not widen the other lines
@@ -131,28 +133,22 @@ def listing(value):
     added = [_walk([a for _, a in results], numbers) for results in titled]
     holders = Counter(node.name for node in chain(*added))
 
-    def written(a):
+    def operand(a):
         if type(a) is not Tensor:
-            return _constant(a)
+            return written(a)
         return a.name if a.name and holders[a.name] == 1 else f"%{numbers[id(a)]}"
 
     def line(node):
         op, args = node.op, ()
         if op is None:
-            call = "leaf" if node.name else "leaf" + _of_one_value(node.data)
+            call = "leaf" if node.name else "leaf" + of_one_value(node.data)
         else:
             args = tuple(numbers.get(id(a)) for a in node.args)
             given = [
-                written(a) + _NO_RULE * (type(a) is Tensor and rule is None)
+                operand(a) + _NO_RULE * (type(a) is Tensor and rule is None)
                 for a, rule in zip(node.args, chain(op.rules, repeat(None)), strict=False)
             ]
-            usual = getattr(op.fn, "__kwdefaults__", None) or {}
-            given += [
-                f"{key}={_constant(v)}"
-                for key, v in node.params.items()
-                if key not in usual or v is not usual[key]
-            ]
-            call = f"{op.__name__}({', '.join(given)})"
+            call = call_as_text(op, given, node.params)
         return Line(
             numbers[id(node)], node.name, op and op.__name__, args, call,
             node.shape, str(node.dtype), node.data.nbytes, formula(op) if op else "",
@@ -161,7 +157,7 @@ def listing(value):
     sections = []
     for results, nodes in zip(titled, added, strict=True):
         places = [
-            (title, f"%{numbers[id(a)]}" if type(a) is Tensor else _constant(a))
+            (title, f"%{numbers[id(a)]}" if type(a) is Tensor else written(a))
             for title, a in results
         ]
         sections.append(Section(places, [line(node) for node in nodes]))
@@ -201,23 +197,3 @@ def _walk(roots, numbers):
             order.append(stack.pop())
             numbers[id(node)] = len(numbers) + 1
     return order
-
-
-def _constant(a):
-    """A constant in few characters."""
-    if hasattr(a, "dtype"):
-        return _constant(a.item()) if a.ndim == 0 else f"{a.dtype}{list(a.shape)}{_of_one_value(a)}"
-    if isinstance(a, float):
-        return f"{a:.6g}"
-    if type(a) is tuple:
-        return f"({', '.join(map(_constant, a))}{',' * (len(a) == 1)})"
-    if isinstance(a, slice):
-        parts = ["" if part is None else str(part) for part in (a.start, a.stop, a.step)]
-        return ":".join(parts if parts[2] else parts[:2])
-    return "..." if a is Ellipsis else repr(a)
-
-
-def _of_one_value(a):
-    """``" of 1"`` for an array of ones, and so on; "" if its elements differ."""
-    first = a.reshape(-1)[:1]
-    return f" of {_constant(first.item())}" if a.size and bool((a == first).all()) else ""
