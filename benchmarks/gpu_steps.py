@@ -1,4 +1,5 @@
-"""A part of gpu.py: training steps of nets.py in tinygan on CuPy and in PyTorch eager.
+"""A part of gpu.py: training steps of nets.py in tinygan on CuPy, eager and as a CUDA graph, and in
+PyTorch eager.
 
 All contenders start from the same weights on the same batches, in one process. The losses of their
 first steps are compared with those of tinygan on NumPy.
@@ -7,18 +8,19 @@ first steps are compared with those of tinygan on NumPy.
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from types import SimpleNamespace
 
 import numpy as np
-from dcgan import COMPARED, ITERATIONS, product_flops
-from dcgan_peers import tinygan_step, torch_step
 from gpu_layers import PRECISIONS, WIDTH
 from gpu_place import tf32
 from nets import CASES
+from step_peers import COMPARED, ITERATIONS, product_flops, tinygan_step, torch_step
 from timing import cores, interleave, version
 
 EMULATED = ("critic-32",)  # the nets that the emulator takes seconds for
 TURN = 0.05  # seconds of a turn
+CALLS = 20  # of which the host's time is the least
 
 
 def step_rows(place, options, left):
@@ -43,8 +45,9 @@ def step_rows(place, options, left):
             turns = {name: partial(_turn, place, one) for name, one in found.running.items()}
             if not place.emulated:
                 times = interleave(turns, options.rounds)
+                host = {name: _host(place, one) for name, one in found.running.items()}
             else:
-                times = {}
+                times, host = {}, {}
         yield {
             "net": net,
             "title": case.title,
@@ -55,6 +58,7 @@ def step_rows(place, options, left):
             "differences": {name: _differences(exact, of) for name, of in found.losses.items()},
             "failed": found.failed,
             "times": times,
+            "host": host,
         }
 
 
@@ -70,6 +74,11 @@ def contenders(place):
         for precision in PRECISIONS
         if precision == "fp32" or not place.emulated
     }
+    if not place.emulated:  # a graph is of CuPy's arrays
+        found |= {
+            f"{name}, compiled": (precision, partial(_graph, device=device), context)
+            for name, (precision, _, context) in found.items()
+        }
     if version("torch") is None:
         return found, "PyTorch is not installed"
     import torch
@@ -94,6 +103,18 @@ def _ours(place, precision):
 
     with place.ours(), kernels.precision(precision):
         yield
+
+
+def _graph(case, batches, threads, life, device):
+    """The step as a CUDA graph.
+
+    Raises: RuntimeError if it could not be captured, and runs line by line.
+    """
+    contender = tinygan_step(case, batches, threads, life, compiled=True, device=device)
+    ((runs, *_),) = contender.profile()
+    if runs != "launch":
+        raise RuntimeError("the step is no CUDA graph; repr of the compiled step says why")
+    return contender
 
 
 def _compare(place, builders, case, batches, life):
@@ -142,6 +163,19 @@ def _turn(place, one):
     with one.context():
         single = place.steps(step, 1)
         return place.steps(step, max(1, round(TURN / single)))
+
+
+def _host(place, one):
+    """Seconds of the host per step, the least: until the call returns, not until it is done."""
+    least = float("inf")
+    with one.context():
+        for _ in range(CALLS):
+            place.wait()
+            start = perf_counter()
+            one.contender.step(one.done)
+            least = min(least, perf_counter() - start)
+            one.done += 1
+    return least
 
 
 def _scaled(case):

@@ -40,7 +40,7 @@ def read_only(array):
         array = array.view()
         array.flags.writeable = False
     elif type(array) is fake_cupy.ndarray:
-        array = fake_cupy.ndarray(read_only(array._host))
+        array = fake_cupy.wrap(read_only(array._host), array)
     return array
 
 

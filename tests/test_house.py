@@ -44,7 +44,8 @@ MAY_IMPORT = {
     "engine": FLOOR,
     "ops": FLOOR | {"engine"},
     "check": FLOOR | {"engine"},
-    "replay": CORE | {"conv", "norms", "optim"},
+    "notation": CORE | {"conv"},
+    "replay": CORE | {"conv", "norms", "optim", "notation"},
     "lowering": {"backend", "parallel"},
     "conv": CORE | {"lowering"},
     "norms": CORE,
@@ -201,6 +202,7 @@ BELOW_LOSSES = [
         "conv",
         "norms",
         "nn",
+        "notation",
         "replay",
     ]
 ]

@@ -704,7 +704,9 @@ def test_threads_share_large_batches_only(monkeypatch):
     monkeypatch.setattr(norms, "BLOCK", 64)
     monkeypatch.setattr(norms, "PAYS", 256)
     monkeypatch.setattr(
-        parallel, "split", lambda n, part, pays, scratch=None: seen.append((n, pays)) or [part(0, n)]
+        parallel,
+        "split",
+        lambda n, part, pays, scratch=None: seen.append((n, pays)) or [part(0, n)],
     )
     for samples, expected in [(4, (1, False)), (15, (4, False)), (16, (4, True)), (17, (5, True))]:
         seen.clear()

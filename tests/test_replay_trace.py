@@ -94,6 +94,23 @@ def test_numbers_become_arrays_by_their_kind():
     assert kinds == [np.int64, np.float64, np.float64, np.int64]
 
 
+def test_numbers_that_meet_other_floats_are_refused_with_a_remedy():
+    x = X.astype(np.float32)
+    for number in (0.5, 2):
+        with pytest.raises(TypeError, match=r"\(rates\.a\) are 0-d .*np\.asarray\(rate"):
+            trace(lambda x, rates: ops.multiply(x, rates["a"]), x, {"a": number})
+
+    def scaled(x, rate):
+        return ops.multiply(x, optim.rounded(rate, dtype=x.dtype))
+
+    program = trace(scaled, x, 0.1)
+    assert same_leaves(evaluate(program, x, 0.1), np.float32(0.1) * x)
+    program = trace(ops.multiply, x, np.asarray(0.1, np.float32))
+    assert same_leaves(evaluate(program, x, np.float32(0.5)), np.float32(0.5) * x)
+    with pytest.raises(TypeError, match="mixed dtypes(?!.*Numbers among)"):
+        trace(lambda x, y: ops.multiply(x, y), x, X)
+
+
 def test_leaves_that_are_no_arrays_and_no_numbers_are_kept():
     def choose(x, how):
         return {"relu": ops.relu, "tanh": ops.tanh}[how["name"]](x) if how["on"] else x
@@ -131,7 +148,7 @@ def test_phases_from_forward_to_update():
         "forward", "gradient", "forward", "second order", "update",
     ]  # fmt: skip
     updates = {line.op.__name__ for line in program.lines if line.phase == "update"}
-    assert {"blend", "blend_square", "descend_scaled", "corrected_rate"} <= updates
+    assert {"corrected_rate", "corrected_root"} < updates  # and Adam's step, whole or in parts
     assert not updates & {"matmul", "affine", "tanh"}
     of_slopes = [line for line in program.lines if line.phase == "gradient"]
     assert any(line.op is ops.matmul for line in of_slopes)
@@ -385,12 +402,30 @@ def test_what_depends_on_values_is_refused(bad, message, mark):
 
 
 def test_the_other_arguments_can_be_given():
-    def at_zero(x, rate):
+    def by_size(x, rate):
+        return ops.exp(x) if abs(rate) > 0.1 else ops.tanh(x)
+
+    assert names(trace(by_size, X, np.array(0.5))) == ["exp"]  # made up, it stays above 0.1
+    with pytest.raises(ValueError, match="goes another way"):
+        trace(by_size, X, np.array(0.5), again=(X, np.array(0.05)))
+
+
+def test_choices_by_sign_are_refused():
+    def by_sign(x, rate):
         return ops.exp(x) if rate > 0 else ops.tanh(x)
 
-    assert names(trace(at_zero, X, np.array(0.5))) == ["exp"]  # made up, the rate stays above 0
-    with pytest.raises(ValueError, match="goes another way"):
-        trace(at_zero, X, np.array(0.5), again=(X, np.array(-0.5)))
+    for rate in (0.5, -0.5, 3.0):
+        with pytest.raises(ValueError, match="goes another way"):
+            trace(by_sign, X, np.array(rate))
+
+
+def test_a_step_may_refuse_opposite_arguments():
+    def strict(x, rate):
+        if not rate > 0:
+            raise ValueError("a rate above 0, please")
+        return ops.multiply(x, rate)
+
+    assert names(trace(strict, X, np.array(0.5))) == ["multiply"]
 
 
 @pytest.mark.parametrize("x", [np.zeros((2, 2)), np.ones((3, 1)), np.array(0.0), np.array([-1.0])])
@@ -633,7 +668,7 @@ def test_recording_keeps_no_intermediate_alive():
         return y, g
 
     trace(watched, X)
-    assert alive == [False] * 4
+    assert alive == [False] * 6
 
 
 def test_recording_takes_no_more_memory_than_running():
@@ -689,4 +724,4 @@ def test_tensors_seen_by_a_step_are_plain():
         return ops.exp(x)
 
     trace(seen, X)
-    assert kinds == [np.ndarray] * 2 and Tensor not in kinds
+    assert kinds == [np.ndarray] * 3 and Tensor not in kinds

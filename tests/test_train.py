@@ -747,7 +747,7 @@ def test_a_number_that_is_not_finite_only_as_compiled_is_told_as_such(monkeypatc
 
         return run
 
-    monkeypatch.setattr("tinygan.train.compile", broken)
+    monkeypatch.setattr("tinygan.replay.compile", broken)
     with pytest.raises(Diverged, match="iteration 1: as compiled, .* the penalty inf") as caught:
         run(game(penalty=penalties.zero_gp()))
     assert same(caught.value.players, game().init(Stream(0)))
@@ -1080,7 +1080,7 @@ def test_training_is_compiled_unless_asked_otherwise(monkeypatch):
         compiled = compile(step)
         return lambda *args: calls.append(step) or compiled(*args)
 
-    monkeypatch.setattr("tinygan.train.compile", counted)
+    monkeypatch.setattr("tinygan.replay.compile", counted)
     run(game(), steps=3, compiled=False)
     assert calls == []
     run(game(), steps=3)

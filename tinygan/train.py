@@ -20,7 +20,6 @@ from tinygan.engine import grad_values, track
 from tinygan.losses import NON_SATURATING, Loss
 from tinygan.ops import add, concatenate, square, stack, sum
 from tinygan.penalties import Penalty, clip_weights
-from tinygan.replay import compile
 
 
 @dataclass(frozen=True)
@@ -351,6 +350,8 @@ def train(
 
 def _compiled(gan):
     """The iteration of a game, compiled; if it cannot be recorded, the error names the way out."""
+    from tinygan.replay import compile  # a third of the time that tinygan takes to import
+
     step = compile(partial(iteration, gan))
 
     def run(*args):

@@ -31,13 +31,15 @@ BOUND = 16  # functions that one program keeps: one for each set of arrays
 SETS = 6  # sets of results that one program keeps
 
 
-def compile(step):
+def compile(step, again=None):
     """``step`` as a :class:`Compiled` step: the same function, recorded once and then replayed.
 
     Args:
         step: a function of trees of arrays and numbers, as :func:`tinygan.replay.trace` takes it.
+        again: a function of the step's arguments that gives, as a tuple, those of the second run
+            that recording makes; without it they are made by a rule.
     """
-    return Compiled(step)
+    return Compiled(step, again)
 
 
 class Compiled:
@@ -50,14 +52,14 @@ class Compiled:
     were, and the next call works.
     """
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, step, again=None):
+        self.step, self.again = step, again
         self.runners = {}
         self.latest = None
         self.lock = threading.Lock()
 
     def __reduce__(self):
-        return compile, (self.step,)  # a copy records for itself
+        return compile, (self.step, self.again)  # a copy records for itself
 
     def __repr__(self):
         name, runners = getattr(self.step, "__name__", self.step), self.runners.values()
@@ -97,7 +99,9 @@ class Compiled:
         key = signature(args)
         runner = self.runners.pop(key, None)
         if runner is None:
-            runner = Runner(optimise(trace(self.step, *args)), gpu.module_of(args))
+            other = None if self.again is None else self.again(*args)
+            program = optimise(trace(self.step, *args, again=other))
+            runner = Runner(program, gpu.module_of(args))
         self.runners[key] = self.latest = runner  # the latest last
         if len(self.runners) > KEPT:
             del self.runners[next(iter(self.runners))]

@@ -6,21 +6,23 @@ of the plan's own; results are written to a set of arrays that the caller gets. 
 comes from a memory pool that nobody else uses. Numbers that vary are arrays of no axes.
 
 Two runs come before the capture. They compile what is not compiled yet and fill the pool; the first
-shows which of a run's requests for memory are for its results, and the second, given the results'
-arrays at those requests, does exactly what is then captured. So no result is copied.
+shows which of a run's requests for memory are for its results, and which for arrays that are later
+joined; the second, where those get memory in their places, does exactly what is then captured. So
+no result is copied, nor what is joined.
 
 What a graph cannot hold (a product that goes to cuBLAS, a read by the host) is found when it is
 captured: the program is then run line by line instead, in the same memory, and the plan says why.
 """
 
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
 from tinygan import tree as trees
 from tinygan.backend import array_module
 from tinygan.kernels import current_precision
-from tinygan.replay.gpu_fuse import few_at_a_time, fuse_gates
+from tinygan.replay.gpu_fuse import JOINS, fuse_gates, parts_of_joins
 from tinygan.replay.program import Value
 
 
@@ -44,9 +46,11 @@ class Plan:
     """
 
     def __init__(self, program, xp):
-        self.program = fuse_gates(few_at_a_time(program))
+        self.program = fuse_gates(program)
+        self._joins = parts_of_joins(self.program)
         self.xp, self.cuda = xp, xp.cuda
-        self.pool = self.cuda.MemoryPool()
+        self._blocks = []  # the pool's memory: graphs have addresses there, so it never goes back
+        self.pool = self.cuda.MemoryPool(partial(_new_block, self.cuda, self._blocks))
         self.stream = self.cuda.Stream(non_blocking=True)  # another one cannot be captured
         self.reason = self._line = self._last = None
         self.inputs = [xp.zeros(v.shape, v.dtype) for v in program.inputs]
@@ -88,22 +92,22 @@ class Plan:
         """(function, what it is in words, its calls): the program as a function without arguments.
 
         It reads the arrays ``inputs``, in the order of ``program.inputs``, and writes the arrays
-        ``results``, of :meth:`arrays`.
+        ``results``, of :meth:`arrays`. A graph knows addresses only: whoever keeps the function
+        keeps the arrays.
         """
         self.cuda.get_current_stream().synchronize()  # the inputs are there
         with self._on_stream():
-            memory = _Memory(self.pool)
-            given = self._given(self._run(inputs, memory), memory, results)
+            memory, numbers = _Memory(self.pool), {}
+            given = self._given(self._run(inputs, memory, numbers), memory, results)
+            parts = self._parts(numbers, memory)
 
             def run():
-                self._run_into(inputs, results, _Memory(self.pool, given))
+                self._run_into(inputs, results, _Memory(self.pool, given, parts))
 
             run()
             self.stream.synchronize()
             graph = self._capture(run) if self.reason is None else None
         function = run if graph is None else graph.launch
-        if graph is not None:
-            function = _Launch(graph, inputs, results)
         return function, f"{self.mode}\n{self.program}", [(function, (), {})]
 
     @contextmanager
@@ -136,16 +140,25 @@ class Plan:
 
     # One run
 
-    def _run(self, inputs, memory):
-        """The arrays of the results. Those of other lines are let go after their last use."""
+    def _run(self, inputs, memory, numbers=None):
+        """The arrays of the results. Those of other lines are let go after their last use.
+
+        In ``numbers`` is noted, for joins and their parts, the request that an array's memory was
+        for, and no other array's.
+        """
+        watched = {v for join, parts in self._joins.items() for v in (join, *parts)}
         found = dict(self.program.constants)
         found.update(zip(self.program.inputs, inputs, strict=True))
         with self.cuda.using_allocator(memory), np.errstate(all="ignore"):
             for line in self.program.lines:
                 self._line = line
                 args = [found[a] if type(a) is Value else a for a in line.args]
-                y = line.op.fn(*args, **line.params)
+                y = JOINS.get(line.op, line.op.fn)(*args, **line.params)
                 found[line.result] = y.astype(line.result.dtype, copy=False)
+                if numbers is not None and line.result in watched and y.flags.c_contiguous:
+                    number = memory.number(y)
+                    if number is not None and memory.made[number] == (y.data.ptr, y.nbytes):
+                        numbers[line.result] = number
                 del args, y
                 for value in self._dying.get(line, ()):
                     del found[value]
@@ -185,6 +198,15 @@ class Plan:
             del arrays, y
         return places, sizes
 
+    def _parts(self, numbers, memory):
+        """What :class:`_Memory` needs, so that parts are made in their places within joins."""
+        return {
+            numbers[part]: (numbers[join], memory.made[numbers[join]][1], offset)
+            for join, parts in self._joins.items()
+            for part, offset in parts.items()
+            if join in numbers and part in numbers
+        }
+
     def _given(self, arrays, memory, results):
         """{number of a request: memory of the results}, where the run made these arrays there."""
         found, others = {}, set()
@@ -206,36 +228,42 @@ class Plan:
         }
 
 
-class _Launch:
-    """A graph, and the arrays whose memory it reads and writes: they live as long as it does."""
-
-    __name__ = "launch"
-
-    def __init__(self, graph, inputs, results):
-        self.graph, self.kept = graph, (inputs, results)
-
-    def __call__(self):
-        self.graph.launch()
+def _new_block(cuda, blocks, nbytes):
+    """Memory for a pool that gives back, when it runs short, what it thinks nobody uses."""
+    blocks.append(cuda.MemoryPointer(cuda.Memory(nbytes), 0))
+    return blocks[-1]
 
 
 class _Memory:
-    """An allocator for one run: requests are numbered, and some get memory that is given.
+    """An allocator for one run: requests are numbered, and some get memory of a certain place.
 
     Args:
         pool: what the other requests get theirs from.
         given: {number of a request: memory}.
+        parts: {number of a request: (number of a later one, bytes of that, offset in its memory)}.
     """
 
-    def __init__(self, pool, given=None):
-        self.pool, self.given = pool, given or {}
+    def __init__(self, pool, given=None, parts=None):
+        self.pool, self.given, self.parts = pool, given or {}, parts or {}
         self.made = []  # (address, bytes) of each request
+        self.waiting = {}  # {number of a later request: its memory, in which there are parts}
 
     def __call__(self, nbytes):
-        memory = self.given.get(len(self.made))
-        if memory is None:
-            memory = self.pool.malloc(nbytes)
+        memory = self._memory_for(len(self.made), nbytes)
         self.made.append((memory.ptr, nbytes))
         return memory
+
+    def _memory_for(self, number, nbytes):
+        if number in self.waiting:
+            return self.waiting.pop(number)
+        if number in self.given:
+            return self.given[number]
+        if number not in self.parts:
+            return self.pool.malloc(nbytes)
+        whole, size, offset = self.parts[number]
+        if whole not in self.waiting:
+            self.waiting[whole] = self._memory_for(whole, size)
+        return self.waiting[whole] + offset
 
     def number(self, a):
         """The number of the request that a living array's memory was for, or None: not of here."""

@@ -1,19 +1,19 @@
-"""Passes for the GPU: what our kernels can do in one launch, and what no CUDA graph may hold.
+"""Fewer launches on a GPU: gates within products, and joins of what lies in its place already.
 
 A product's kernel can end with the LeakyReLU that follows, or with its backward: the gate costs no
 launch and no pass over memory of its own.
 """
 
 from dataclasses import replace
+from functools import partial
 
 from tinygan import kernels
+from tinygan.backend import array_module
 from tinygan.conv import conv2d, conv2d_transpose
 from tinygan.engine import primitive
 from tinygan.ops import affine, concatenate, gate, index, matmul, stack
 from tinygan.replay.program import Value
 
-FEW = 8  # arrays that CuPy joins without sending their addresses from the host
-LARGE = 1 << 21  # bytes of an array from which it does so for any number of them
 _KERNELS = {
     affine: kernels.matmul,
     matmul: kernels.matmul,
@@ -111,35 +111,44 @@ def _fits(line):
     )
 
 
-def few_at_a_time(program):
-    """The program with arrays joined :data:`FEW` at a time, where CuPy would read the host.
+def joined(*arrays, axis=0, new=False):
+    """What concatenate gives, or (``new``) stack.
 
-    It sends the addresses of more arrays from memory of the host, which it then uses for other
-    things: a graph would read them there at every launch. The same numbers.
+    An array that lies in its place within y already is not copied. The others are, one by one:
+    of many, CuPy's own function sends the addresses from memory of the host, which it then uses
+    for other things, and a graph would read there at every launch.
     """
-    lines = []
+    first, xp = arrays[0], array_module(arrays[0])
+    axis %= first.ndim + new
+    lengths = [1 if new else a.shape[axis] for a in arrays]
+    rest = first.shape[axis:] if new else first.shape[axis + 1 :]
+    y = xp.empty((*first.shape[:axis], sum(lengths), *rest), xp.result_type(*arrays))
+    stop = 0
+    for a, length in zip(arrays, lengths, strict=True):
+        start, stop = stop, stop + length
+        place = y[(*(slice(None),) * axis, start if new else slice(start, stop))]
+        if kernels.pointer(place) != kernels.pointer(a):
+            place[...] = a
+    return y
+
+
+JOINS = {concatenate: joined, stack: partial(joined, new=True)}  # in place of their own functions
+
+
+def parts_of_joins(program):
+    """{join: {value: bytes before it}} for joins along the first axis of what lines make.
+
+    A part begins where 16 bytes do, as our kernels like it.
+    """
+    made, found = {line.result for line in program.lines}, {}
     for line in program.lines:
-        small = line.result.nbytes < LARGE * len(line.args)
-        if line.op in (concatenate, stack) and len(line.args) > FEW and small:
-            lines += _in_parts(line)
-        else:
-            lines.append(line)
-    return program.with_lines(lines)
-
-
-def _in_parts(line):
-    op, args, lines = line.op, line.args, []
-    axis = line.params.get("axis", 0) % len(line.result.shape)
-    while len(args) > FEW:
-        joined = []
-        for i in range(0, len(args), FEW):
-            part = args[i : i + FEW]
-            if op is concatenate and len(part) == 1:
-                joined += part
-                continue
-            length = len(part) if op is stack else sum(a.shape[axis] for a in part)
-            shape = (*line.result.shape[:axis], length, *line.result.shape[axis + 1 :])
-            joined.append(Value(shape, line.result.dtype))
-            lines.append(replace(line, op=op, args=part, params={"axis": axis}, result=joined[-1]))
-        op, args = concatenate, tuple(joined)
-    return [*lines, replace(line, op=op, args=args, params={"axis": axis})]
+        if line.op not in JOINS or line.params.get("axis", 0) % len(line.result.shape):
+            continue
+        offset, parts = 0, {}
+        for a in line.args:
+            if a in made and offset % 16 == 0:
+                parts[a] = offset
+            offset += a.nbytes
+        if parts:
+            found[line.result] = parts
+    return found

@@ -162,7 +162,7 @@ class Program:
 
 def flops(op, args, params, result):
     """The operations of one call, see :attr:`Line.flops`; arguments and result have a shape."""
-    count = _PRODUCTS.get(op)
+    count = _PRODUCTS.get(params.get("op", op))  # "op": a product with something behind it
     if count is not None:
         return count(args, params, result)
     return 0 if op in _MOVES else max([result.size, *(a.size for a in args if hasattr(a, "size"))])

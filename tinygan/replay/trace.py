@@ -1,7 +1,7 @@
-"""Recording a step: an eager run under observation, made twice, so that nothing is frozen unseen.
+"""Recording a step: eager runs under observation, more than one, so that nothing is frozen unseen.
 
 Arrays are followed by identity. What a primitive is given is an input, the result of an earlier
-call, or else a constant. A second run on other values must make the same calls, with the same
+call, or else a constant. Runs on other values must make the same calls, with the same
 constants and the same static arguments: what differs depends on values in a way that no
 recording can repeat, and is an error that says where it is.
 """
@@ -29,19 +29,19 @@ _BELOW = tuple(  # what lies below a step: its lines are not where a call came f
 def trace(step, *args, again=None):
     """The :class:`Program` of one call of ``step``.
 
-    The step is run twice, on ``args`` and on other values of the same shapes, and its results are
-    thrown away; what it does beside computing arrays (printing, appending to a list) happens then
-    and is not recorded.
+    The step is run three times, on ``args``, on other values of the same shapes and on the opposite
+    ones, and its results are thrown away; what it does beside computing arrays (printing, appending
+    to a list) happens then and is not recorded.
 
     Args:
         step: a function of trees of arrays and numbers that returns such a tree. All it computes
             from them it computes by primitives.
         args: its arguments. Each number becomes a 0-d array (float64 or int64): an input like the
             others. Leaves that are neither arrays nor numbers are taken as they are.
-        again: the arguments of the second run; without them they are made from ``args``.
+        again: the arguments of a second and last run; without them they are made from ``args``.
     Raises: TypeError and ValueError where the step depends on values, changes an array, draws
         random numbers or returns Tensors, naming the line and the remedy. A choice that falls the
-        same way in both runs is not seen: a step that has one needs ``again``.
+        same way in all runs is not seen: a step that has one needs ``again``.
     """
     arguments = _as_arrays(args)
     names = _names(step, args)
@@ -51,8 +51,26 @@ def trace(step, *args, again=None):
         others = _as_arrays(again)
     first, second = _Recorder(arguments, names), _Recorder(others, names)
     with np.errstate(all="ignore"):
-        program = first.record(step)
+        try:
+            program = first.record(step)
+        except TypeError as error:
+            leaves = zip(names, trees.leaves(args), strict=True)
+            numbers = ", ".join(name for name, leaf in leaves if is_number(leaf))
+            if not numbers or "one float dtype" not in str(error):
+                raise
+            raise TypeError(
+                f"{error}. Numbers among the arguments of a recorded step ({numbers}) are 0-d "
+                "float64 or int64 arrays: give them as arrays of the dtype that they meet, as "
+                "np.asarray(rate, np.float32), or round them in the step with optim.rounded"
+            ) from error
         _compare(first, program, second, second.record(step))
+        if again is None:
+            third = _Recorder(trees.tree_map(_opposite, arguments), names)
+            try:
+                found = third.record(step)
+            except Exception:  # a step may refuse a negative rate; then there is no third run
+                return program
+            _compare(first, program, third, found)
     return program
 
 
@@ -116,6 +134,16 @@ def _other(a):
     else:
         other = turned if bool((turned != a).any()) else array_module(a).roll(turned, 1)
     other = array_module(a).asarray(other, dtype=a.dtype)  # 0-d results are scalars
+    if type(other) is np.ndarray:
+        other.flags.writeable = False
+    return other
+
+
+def _opposite(a):
+    """The same array with the signs of its floats turned, for choices by sign."""
+    if not is_array(a) or a.dtype.kind != "f":
+        return a
+    other = array_module(a).asarray(-a, dtype=a.dtype)
     if type(other) is np.ndarray:
         other.flags.writeable = False
     return other

@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 from tinygan import tree as trees
 from tinygan.engine import Tensor
-from tinygan.replay.listing import call as call_as_text
-from tinygan.replay.listing import of_one_value, written
+from tinygan.notation import call as call_as_text
+from tinygan.notation import of_one_value, written
 
 _NO_RULE = "°"
 _WIDEST = 44  # a wider entry, such as a call of many arguments, does not widen the other lines
