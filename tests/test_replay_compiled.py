@@ -265,6 +265,7 @@ def test_what_a_holder_does_to_a_result_does_not_come_back(how):
         del y
 
 
+@pytest.mark.filterwarnings("ignore:Setting the:DeprecationWarning")
 def test_a_result_that_its_holder_gave_another_shape_is_an_argument_like_others():
     fast = compile(lambda x, z: (ops.negative(x), ops.exp(z)))
     x, z = draw(2, 3), draw(6)
@@ -1030,6 +1031,7 @@ def test_views_that_do_not_hold_their_array_are_caught(monkeypatch):
         test_whatever_holds_a_result_keeps_it("a slice")
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # whatever lies in dead memory
 def test_ids_that_are_not_forgotten_are_caught(monkeypatch):
     monkeypatch.setattr(Runner, "_forget", lambda self, old: None)
     with pytest.raises(AssertionError):

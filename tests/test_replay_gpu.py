@@ -630,6 +630,17 @@ def test_a_planted_array_of_the_host_is_found(cp):
     falls_back(lambda a: shifted(a), normal(3), reason="shifted, called from")
 
 
+def test_an_error_without_words_is_a_reason_too(cp):
+    @primitive
+    def wordless(a):
+        if fake_cupy.current_stream().is_capturing():
+            raise MemoryError
+        return a + 1
+
+    replayed = falls_back(lambda a: wordless(a), normal(3), reason="wordless, called from")
+    assert repr(replayed).endswith(": MemoryError>")
+
+
 def test_a_planted_allocation_is_found(cp):
     sizes = iter(range(1000))
 

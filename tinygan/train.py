@@ -294,8 +294,7 @@ def train(
         real, z = _batch(sample, batch, data, dtype), latent_points()
         return real, z, gan.penalty.draw(noise, real) if gan.penalty else ()
 
-    on_cpu = array_module(trees.leaves(players.critic)[0]) is np
-    step = _compiled(gan) if compiled and on_cpu else partial(iteration, gan)
+    step = _compiled(gan) if compiled else partial(iteration, gan)
     history, done, interrupted = History(), 0, False
     previous = players
     bar = _progress_bar(steps, progress)

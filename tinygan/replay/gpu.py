@@ -135,7 +135,8 @@ class Plan:
         if error is not None:
             line, graph = self._line, None
             where = f"{line.op.__name__}, called from {line.source or 'the step'}" if line else "it"
-            self.reason = f"{where}: {str(error).splitlines()[0]}"
+            why, *_ = str(error).splitlines() or [type(error).__name__]
+            self.reason = f"{where}: {why}"
         return graph
 
     # One run

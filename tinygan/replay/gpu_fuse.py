@@ -114,7 +114,7 @@ def _fits(line):
 def joined(*arrays, axis=0, new=False):
     """What concatenate gives, or (``new``) stack.
 
-    An array that lies in its place within y already is not copied. The others are, one by one:
+    What lies in its place within the result already is not copied. The rest is, one by one:
     of many, CuPy's own function sends the addresses from memory of the host, which it then uses
     for other things, and a graph would read there at every launch.
     """
