@@ -521,7 +521,8 @@ def test_a_record_holds_floats_of_its_iteration(compiled, critic_steps):
         assert compiled or record[1:4] == written_out
         assert record[1:4] == pytest.approx(written_out, rel=1e-4)
         norms = [np.linalg.norm(flat(found.tree)) for found in (critic, generator)]
-        assert [record.critic_gradient, record.generator_gradient] == pytest.approx(norms, rel=1e-4)
+        both = [record.critic_gradient, record.generator_gradient]
+        assert both == pytest.approx(norms, rel=1e-4, abs=1e-9)  # rounding, where eager has 0
     assert [record.step for record in found.history.records] == [1, 2, 3]
 
 

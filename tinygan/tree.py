@@ -18,21 +18,21 @@ def _collect(tree, found):
         _collect(branch, found)
 
 
-def paths(tree, path=""):
+def paths(tree, path="", fields=False):
     """(path, leaf) of every leaf: ``{"a": [x, y]}`` gives ("a.0", x), ("a.1", y).
 
-    The fields of a named tuple go by their names.
+    With ``fields``, those of a named tuple go by their names instead of their numbers.
     """
     if isinstance(tree, dict):
         items = tree.items()
-    elif hasattr(tree, "_fields"):
+    elif fields and hasattr(tree, "_fields"):
         items = zip(tree._fields, tree, strict=True)
     elif isinstance(tree, (list, tuple)):
         items = enumerate(tree)
     else:
         return [(path, tree)]
     dot = "." if path else ""
-    return [found for key, branch in items for found in paths(branch, f"{path}{dot}{key}")]
+    return [found for key, branch in items for found in paths(branch, f"{path}{dot}{key}", fields)]
 
 
 def tree_map(f, tree, *others):

@@ -114,10 +114,10 @@ def _names(step, args):
     try:
         bound = inspect.signature(step).bind(*args)
     except ValueError:  # a function without a signature
-        return [path for path, _ in trees.paths(args)]
+        return [path for path, _ in trees.paths(args, fields=True)]
     names = []
     for name, value in bound.arguments.items():
-        names += [path for path, _ in trees.paths(value, name)]
+        names += [path for path, _ in trees.paths(value, name, fields=True)]
     return names
 
 
