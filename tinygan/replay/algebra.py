@@ -34,9 +34,8 @@ ELEMENTWISE = ARITHMETIC | {
 def simplify(program):
     """The program with :data:`RULES` applied until none applies, and equal calls made once.
 
-    Results are the same bits, but for what these rules say: :func:`joined_places` and
-    :func:`sum_to_itself` (a −0 stays), :func:`doubled_factor` (no overflow on the way) and
-    :func:`sum_of_broadcast` (rounds less).
+    Results are the same bits, but for what two rules say: :func:`joined_places` (a −0 stays) and
+    :func:`doubled_factor` (no overflow on the way).
     What is no longer used stays until :func:`tinygan.replay.passes.dead_code`.
     """
     while True:
@@ -187,52 +186,6 @@ def _uniform(array):
 # gives a value or None.
 
 
-def transposed_factor(writer, line):
-    """matmul(transpose(a), b) → matmul(a, b, ta). The flag makes the same view: exact."""
-    if line.op is not ops.matmul:
-        return None
-    for i, flag in enumerate(("ta", "tb")):
-        turn = writer.by(line.args[i], ops.transpose)
-        if turn is None:
-            continue
-        n = len(turn.result.shape)
-        if _axes(turn) == (*range(n - 2), n - 1, n - 2):
-            params = line.params | {flag: not line.params.get(flag, False)}
-            args = _with(line.args, i, turn.args[0])
-            return writer.call(ops.matmul, args, line.result.shape, params)
-    return None
-
-
-def nested_transposes(writer, line):
-    """Two transposes → one; one that leaves the order as it is → its argument. Exact: moves."""
-    if line.op is not ops.transpose:
-        return None
-    (a,), axes = line.args, _axes(line)
-    if axes == tuple(range(len(axes))):
-        return a
-    first = writer.by(a, ops.transpose)
-    if first is None:
-        return None
-    axes = tuple(_axes(first)[k] for k in axes)
-    return writer.call(ops.transpose, first.args, line.result.shape, {"axes": axes})
-
-
-def _axes(line):
-    n, axes = len(line.result.shape), line.params.get("axes")
-    return tuple(reversed(range(n))) if axes is None else tuple(int(k) % n for k in axes)
-
-
-def nested_reshapes(writer, line):
-    """Two reshapes → the last; one to the shape that is there → its argument. Exact: moves."""
-    if line.op is not ops.reshape:
-        return None
-    (a,), shape = line.args, line.result.shape
-    if a.shape == shape:
-        return a
-    first = writer.by(a, ops.reshape)
-    return first and writer.call(ops.reshape, first.args, shape, {"shape": shape})
-
-
 def nested_broadcasts(writer, line):
     """Two broadcasts → the last; one to the shape that is there → its argument. Exact: copies."""
     if line.op is not ops.broadcast_to:
@@ -242,46 +195,6 @@ def nested_broadcasts(writer, line):
         return a
     first = writer.by(a, ops.broadcast_to)
     return first and writer.broadcast(first.args[0], shape)
-
-
-def sum_to_itself(writer, line):
-    """sum_to(a) to a's own shape → a. Exact, but for the sign of −0: the sum of no axes adds 0."""
-    return line.args[0] if line.op is ops.sum_to and _same_kind(*line.args, line.result) else None
-
-
-def sum_of_broadcast(writer, line):
-    """The sum over just the axes along which a was repeated n times → a·n.
-
-    Not the same bits: n·a is rounded once, where the sum of n terms is rounded n − 1 times.
-    """
-    if line.op not in (ops.sum, ops.sum_to):
-        return None
-    repeat = writer.by(line.args[0], ops.broadcast_to)
-    if repeat is None or repeat.result.dtype != line.result.dtype or line.result.dtype.kind != "f":
-        return None
-    (a,), shape = repeat.args, repeat.result.shape
-    if repeat.result.size == 0:
-        return None
-    if _lengthened((1,) * (len(shape) - len(a.shape)) + a.shape, shape) != _summed(line, shape):
-        return None
-    y = writer.call(ops.multiply, (a, float(math.prod(shape) // a.size)), a.shape)
-    if y.shape == line.result.shape:
-        return y
-    return writer.call(ops.reshape, (y,), line.result.shape, {"shape": line.result.shape})
-
-
-def _summed(line, shape):
-    """The axes, of more than one element, over which a sum runs."""
-    if line.op is ops.sum_to:
-        to = line.params["shape"]
-        return _lengthened((1,) * (len(shape) - len(to)) + tuple(to), shape)
-    axis = line.params.get("axis")
-    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return {i % len(shape) for i in axes if shape[i] != 1}
-
-
-def _lengthened(shape, to):
-    return {i for i, (n, m) in enumerate(zip(shape, to, strict=True)) if n != m}
 
 
 def broadcast_operands(writer, line):
@@ -415,15 +328,15 @@ def part_of_parts(writer, line):
     """A part of a part → one part; the whole → the array; a part of a concatenation → of its part;
     and of what was placed there → that. Exact: moves.
     """
-    span = _part(line)
+    span = range_of(line)
     if span is None:
         return None
     (axis, start, stop), (a,), shape = span, line.args, line.result.shape
     if a.shape == shape:
         return a
     outer, joined, placed = (writer.by(a, op) for op in (ops.index, ops.concatenate, ops.place))
-    if outer is not None and _part(outer) is not None and _part(outer)[0] == axis:
-        shift = _part(outer)[1]
+    if outer is not None and range_of(outer) is not None and range_of(outer)[0] == axis:
+        shift = range_of(outer)[1]
         at = _at(axis, start + shift, stop + shift)
         return writer.call(ops.index, outer.args, shape, {"at": at})
     if joined is not None and _axis(joined) == axis:
@@ -464,7 +377,7 @@ def _neighbours(writer, a, b, axis):
     first, second = writer.by(a, ops.index), writer.by(b, ops.index)
     if first is None or second is None or first.args != second.args:
         return None
-    left, right = _part(first), _part(second)
+    left, right = range_of(first), range_of(second)
     if left is None or right is None or (left[0], right[0], left[2]) != (axis, axis, right[1]):
         return None
     shape = _with(a.shape, axis, right[2] - left[1])
@@ -524,13 +437,8 @@ RULES = (
     sum_with_negative,
     product_of_negatives,
     doubled_factor,
-    nested_transposes,
-    transposed_factor,
-    nested_reshapes,
     nested_broadcasts,
     broadcast_operands,
-    sum_to_itself,
-    sum_of_broadcast,
     plain_slices,
     part_of_parts,
     joined_parts,
@@ -555,7 +463,7 @@ def _axis(line):
     return line.params.get("axis", 0) % len(line.result.shape)
 
 
-def _part(line):
+def range_of(line):
     """(axis, start, stop) of an index that is a range of one axis, else None."""
     return _span(line.params["at"], line.args[0].shape) if line.op is ops.index else None
 

@@ -6,31 +6,35 @@ consecutive rows of one array works on the array, and its results are rows of th
 layer after layer merges, and the gradients too, whose gates have rows of one array as masks. At
 last, sums of weight gradients over several batches become one product over all rows.
 
-What is counted, and never timed, so that the same program always becomes the same program:
+The program is written anew in one sweep: each line when what it needs is there, but products wait
+for those that they can be merged with until nothing else can go on (as in Neubig, Goldberg & Dyer,
+On-the-fly operation batching in dynamic computation graphs, 2017). What to merge is counted, and
+never timed, so that the same program always becomes the same program:
 
 - A merged call saves :data:`CALL`, and a product reads its weights once less.
 - Rows that stand in one array already, in this order, cost nothing. Others need a concatenation. A
   part of it costs nothing if a line makes it and it is nowhere else a part: a runner lets that line
-  write into its place. Any other part (an input, rows of another array, a result of the step) is a
-  copy, and costs its bytes twice, read and written.
+  write into its place. Any other part (an input, rows of another array) is a copy, and costs its
+  bytes twice, read and written.
 - A product of a sum saves its result's bytes four times (written; read, read and written by the
   addition). But if its rows are no array yet and more than :data:`CACHE`, they cost their bytes
   once: they have to wait, and are read from memory again.
-- Results of more than :data:`CACHE` are not merged across an update: they would lie in memory from
-  one step to the next.
+- Products of more than :data:`CACHE` are not merged across an update: their results would lie in
+  memory from one step to the next.
 
 Merged lines compute the same numbers row by row; only a BLAS may sum a larger product in another
 order. Sums of weight gradients are sums in another order. Both are rounding.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import NamedTuple
 
 from tinygan import ops
 from tinygan.conv import conv2d, conv2d_transpose, conv2d_weight_grad
 from tinygan.norms import block_inverse_deviation, block_mean, project, standardise
-from tinygan.replay.program import Line, Value
+from tinygan.replay.algebra import range_of
+from tinygan.replay.program import PHASES, Line, Value
 
 CALL = 1 << 14  # bytes that are read or written in about the time that a call takes by itself
 CACHE = 1 << 20  # bytes that a core still has at hand when they are needed again
@@ -55,8 +59,6 @@ _REDUCTIONS = {ops.sum, ops.max, ops.norm, ops.logsumexp}
 _SHAPES = {ops.reshape, ops.broadcast_to}
 # These sum over rows: sums of them are one over more rows. All arguments are batches.
 _SUMS = {ops.matmul, conv2d_weight_grad, ops.sum_to}
-# What may be no array of its own, and so cannot be made in its place in a concatenation.
-_VIEWS = {ops.reshape, ops.transpose, ops.index, ops.stop_gradient}
 
 
 def merge_batches(program):
@@ -65,42 +67,29 @@ def merge_batches(program):
     Ops that mix the rows of a batch, and the layers beside them, are left alone. Outputs are those
     of the program up to the rounding of products and of sums of weight gradients.
     """
-    graph = _Graph(program, program.lines, {})
-    for rules in [
-        (_tidy, _reuse, _merge_parts, _merge_placed, _merge_products, _merge_concatenated),
-        (_tidy, _merge_sums),
-    ]:
-        while (lines := next(filter(None, (rule(graph) for rule in rules)), None)) is not None:
-            graph = _Graph(program, ordered(lines), graph.aparts)
-    return program.with_lines(graph.lines)
+    merging = _Merging(program)
+    merging.run()
+    lines = [line for _, line in sorted(merging.lines, key=lambda entry: entry[0])]
+    return program.with_lines(ordered(lines, merging.outputs))
 
 
-def ordered(lines):
+def ordered(lines, outputs=()):
     """The lines, each after those whose results it uses, and otherwise in the order they have.
 
-    A line that comes too late moves up, with those that it needs, to the first that uses it.
-
-    Raises: ValueError if lines use each other's results in a circle.
+    A line that comes too late moves up to the first that uses it, with those that it needs. Rows
+    are cut and put together where they are used first, and nowhere if they are not used.
     """
     line_of = {line.result: line for line in lines}
-    found, begun = {}, set()
+    found = {}
     for line in lines:
-        stack = [line]
+        moves = line.op in (ops.index, ops.concatenate) and line.result not in outputs
+        stack = [] if moves else [line]
         while stack:
-            top = stack[-1]
-            needed = [line_of[a] for a in top.operands if a in line_of and line_of[a] not in found]
-            if not needed or top in found:
-                stack.pop()
-                found[top] = None
-                continue
-            if top in begun:
-                raise ValueError(
-                    f"ordered: {top.op.__name__}, called from {top.source or 'no known place'}, "
-                    "needs its own result; expected lines without a circle. A pass has made a line "
-                    "depend on itself"
-                )
-            begun.add(top)
+            needed = [line_of[a] for a in stack[-1].operands if a in line_of]
+            needed = [line for line in needed if line not in found]
             stack += reversed(needed)
+            if not needed:
+                found[stack.pop()] = None
     return list(found)
 
 
@@ -116,145 +105,251 @@ class _Rows(NamedTuple):
         return self.whole.nbytes // max(1, self.whole.shape[0]) * (self.stop - self.start)
 
 
-class _Graph:
-    """Lines in their order, and what the rules ask about them."""
+def _all(value):
+    return _Rows(value, 0, value.shape[0] if value.shape else 0)
 
-    def __init__(self, program, lines, aparts):
-        self.lines = list(lines)
-        self.outputs = set(program.outputs)
-        self.aparts = aparts  # {line: what _apart says of it}, found once
-        self.line_of, self.place_of, self.users = {}, {}, defaultdict(list)
-        self.below = {}  # {value: which lines it depends on, itself included, as bits}
-        self.update = {}  # {line: how often updates had begun or ended before it}
-        self.concatenations = []
-        self.parts = set()  # of concatenations and stacks
-        self.value_of = {}  # {rows of an array: the value that they are}
-        self.start_of = {}  # {value: its rows in a concatenation}
-        self._fill()
-        self.groups = _groups(self)
 
-    def _fill(self):
-        count = 0
-        for i, line in enumerate(self.lines):
-            y = line.result
-            self.line_of[y], self.place_of[y] = line, i
+class _Group(NamedTuple):
+    """Lines of one kind whose batches overlap or follow each other in the same arrays."""
+
+    starts: dict  # {line: where its rows begin among those of all}
+    rows: list  # those of all lines, for each argument that is a batch
+
+
+class _Merging:
+    """A program as it is written anew, to :attr:`lines`: (place in the old program, line)."""
+
+    def __init__(self, program):
+        self.old, self.outputs, self.lines = program.lines, set(program.outputs), []
+        self.place = {line: i for i, line in enumerate(self.old)}
+        self.users = defaultdict(list)
+        for line in self.old:
             for a in line.operands:
                 self.users[a].append(line)
-            if i and (line.phase == "update") != (self.lines[i - 1].phase == "update"):
-                count += 1
-            self.update[line] = count
-            if line.op is ops.index and y.shape:
-                self.value_of.setdefault(self.rows(y), y)
-            self.note(line)
+        # A result of the step has memory of its own: it stays a line's result.
+        self.apart = {a: None if a.result in self.outputs else _apart(a) for a in self.old}
+        self.terms = {}  # {value that is part of a sum: its terms, sums over rows as their lines}
+        self.made = set()  # the new values
+        self.where = {}  # {old value: the rows that it has become}
+        self.within = {}  # {rows: where they stand in a concatenation}
+        self.known = {}  # {rows: the value that is just these}
 
-    def note(self, line):
-        """What a line depends on, and if it is a concatenation, its parts."""
+    def run(self):
+        """Write all lines."""
+        unit_of = _units(self.old, self.apart)
+        left = Counter(unit_of.values())  # {unit: how many of its products are not ready}
+        made = {line.result for line in self.old}
+        needs = {line: made.intersection(line.operands) for line in self.old}
+        ready, waiting = [line for line in self.old if not needs[line]], defaultdict(list)
+        while ready or waiting:
+            done = [line for line in ready if line not in unit_of]
+            for line in ready:
+                if line in unit_of:
+                    waiting[unit_of[line]].append(line)
+                    left[unit_of[line]] -= 1
+            for group in self._groups(done):
+                self._write([group])
+            if not done:
+                unit = next((unit for unit in waiting if not left[unit]), next(iter(waiting)))
+                done = waiting.pop(unit)
+                self._write_products(sorted(done, key=self.place.get))
+            ready = []
+            for line in done:
+                for user in dict.fromkeys(self.users[line.result]):
+                    needs[user].remove(line.result)
+                    if not needs[user]:
+                        ready.append(user)
+
+    def _groups(self, lines):
+        """The lines in groups, each by its rows; what is not to be merged is one by itself."""
+        alike, groups = defaultdict(list), []
+        for line in lines:
+            key, batches = self.apart[line] or (line, ())
+            rows = [self.rows(line.args[i]) for i in batches]
+            at = tuple((run.whole, run.start - rows[0].start) for run in rows)
+            alike[key, at].append((line, rows))
+        for found in alike.values():
+            found.sort(key=lambda entry: [(run.start, -run.stop) for run in entry[1][:1]])
+            for line, rows in found:
+                if line is found[0][0] or rows[0].start > groups[-1].rows[0].stop:
+                    groups.append(_Group({}, rows))
+                starts, whole = groups[-1]
+                starts[line] = rows[0].start - whole[0].start if rows else 0
+                stops = [max(a.stop, b.stop) for a, b in zip(whole, rows, strict=True)]
+                whole[:] = [a._replace(stop=n) for a, n in zip(whole, stops, strict=True)]
+        return groups
+
+    # Lines
+
+    def _write(self, groups):
+        """Write the lines of some groups of one kind as one line."""
+        starts, n = {}, 0
+        for group in groups:
+            starts.update({line: n + start for line, start in group.starts.items()})
+            n += sum(run.stop - run.start for run in group.rows[:1])
+        line, *others = starts
+        if not others and (self._is_summed(line) or self._is_moved(line)):
+            return
+        args, y, params = [self._value(a, line) for a in line.args], line.result, line.params
+        if others:
+            for k, i in enumerate(self.apart[line][1]):
+                runs = [group.rows[k] for group in groups]
+                args[i] = self._cut(self._end_to_end(runs, line), line)
+            y = Value((n, *y.shape[1:]), y.dtype)
+            params = dict(params, shape=y.shape) if line.op in _SHAPES else params
+            for each, start in starts.items():
+                self.where[each.result] = _Rows(y, start, start + each.result.shape[0])
+        self._add(replace(line, args=tuple(args), params=params, result=y), starts)
+
+    def _add(self, line, old):
+        """Add a line that stands for old ones, where the last of them was."""
+        self.lines.append((max(self.place[each] for each in old), line))
+        self.made.add(line.result)
+
+    def _is_moved(self, line):
+        """Whether a line only takes rows, or puts them end to end: then it is known where."""
         y = line.result
-        self.below[y] = 1 << self.place_of[y] if y in self.place_of else 0
-        for a in line.operands:
-            self.below[y] |= self.below.get(a, 0)
-        if line.op in (ops.concatenate, ops.stack):
-            self.parts.update(line.operands)
-        if _is_end_to_end(line):
-            self.concatenations.append((line, [self.rows(a) for a in line.args]))
-            start = 0
-            for a in line.args:
-                self.start_of.setdefault(a, _Rows(y, start, start + a.shape[0]))
-                start += a.shape[0]
+        if y in self.outputs:
+            return False
+        axis, start, stop = range_of(line) or (None, 0, 0)
+        if axis == 0:
+            whole, before, _ = self.rows(line.args[0])
+            self.where[y] = _Rows(whole, before + start, before + stop)
+        elif line.op is ops.concatenate and line.params.get("axis", 0) % len(y.shape) == 0:
+            self.where[y] = self._end_to_end(map(self.rows, line.args), line)
+        return y in self.where
 
-    def depends(self, value, line):
-        """Whether a value is computed from a line's result, or is it."""
-        return bool(self.below.get(value, 0) >> self.place_of[line.result] & 1)
+    # Products
 
-    def independent(self, line, others):
-        return not any(
-            self.depends(line.result, other) or self.depends(other.result, line) for other in others
-        )
+    def _write_products(self, lines):
+        """Products with the same weights: one, of those batches for which that pays."""
+        rows = [self._meets(line) for line in lines]
+        if None in rows:
+            rows = [self.rows(line.args[0]) for line in lines]
+        groups = self._groups(_by_rows(lines, rows))
+        saved = CALL + sum(a.nbytes for a in lines[0].operands[1:])
+        for some in _paying(groups, lambda some: self._copied(a.rows[0] for a in some), saved):
+            self._write(some)
+
+    def _meets(self, line):
+        """The rows of a larger array that a line's result meets next: of the gate's mask, mostly.
+
+        In the order of these the results can go on together.
+        """
+        for user in self.users[line.result]:
+            for a in user.operands if self.apart[user] else ():
+                rows = self.rows(a)
+                if rows.whole is not a and a.shape[:1] == line.result.shape[:1]:
+                    return rows
+        return None
+
+    # Sums over rows
+
+    def _is_summed(self, line):
+        """Whether a line is part of a sum with sums over rows; at its end, the sum is written."""
+        terms = [line] if _sum_key(line) else []
+        if line.op is ops.add:
+            terms = [term for a in line.args for term in self.terms.get(a, [a])]
+        if not any(type(term) is Line for term in terms):
+            return False
+        y, users = line.result, self.users[line.result]
+        same = line.op is not ops.add or all(a.shape == y.shape for a in line.operands)
+        within = [(user.op, user.result.shape) for user in users] == [(ops.add, y.shape)]
+        if same and within and y not in self.outputs:
+            self.terms[y] = terms
+        elif line.op is ops.add:
+            self._write_sum(line, terms)
+        return y in self.terms or line.op is ops.add
+
+    def _write_sum(self, root, terms):
+        """Write a sum, its terms of a kind as one over all their rows where that pays."""
+        kinds, value_of = defaultdict(list), {}
+        for term in terms:
+            if type(term) is Line:
+                kinds[_sum_key(term)].append(term)
+        for kind in kinds.values():
+            kind = _by_rows(kind, [self.rows(line.args[-1]) for line in kind])
+            for lines in _paying(kind, self._cost_of_sum, 2 * CALL + 4 * root.result.nbytes):
+                like = max(lines, key=lambda line: PHASES.index(line.phase))
+                batches = [
+                    map(self.rows, batch) for batch in zip(*(a.args for a in lines), strict=True)
+                ]
+                args = [self._cut(self._end_to_end(runs, like), like) for runs in batches]
+                y = root.result
+                if len(lines) < len(terms):
+                    y = Value(like.result.shape, like.result.dtype)
+                self._add(replace(like, args=tuple(args), result=y), lines)
+                value_of.update(dict.fromkeys(lines))
+                value_of[lines[0]] = y
+        values = [value_of[a] if type(a) is Line else self._value(a, root) for a in terms]
+        total, *values = [a for a in values if a is not None]
+        while values:
+            y = Value(root.result.shape, root.result.dtype) if values[1:] else root.result
+            self._add(replace(root, args=(total, values.pop(0)), result=y), [root])
+            total = y
+
+    def _cost_of_sum(self, lines):
+        cost = 0
+        for batch in zip(*(line.args for line in lines), strict=True):
+            rows = [self.rows(a) for a in batch]
+            nbytes = sum(run.nbytes for run in rows)
+            if len(_joined(rows)) > 1:
+                cost += self._copied(rows) + (nbytes if nbytes > CACHE else 0)
+        return cost
+
+    # Rows
 
     def rows(self, value):
-        """Where a value's rows are: in an array that it is an index of, or in itself."""
-        line = self.line_of.get(value)
-        if line is not None and line.op is ops.index and line.args[0].shape:
-            found = _consecutive(line.params["at"], line.args[0].shape[0])
-            if found is not None:
-                whole, start, _ = self.rows(line.args[0])
-                return _Rows(whole, start + found[0], start + found[1])
-        return _Rows(value, 0, value.shape[0])
+        """Where the rows of an old value are."""
+        return self._found(self.where.get(value) or _all(value))
 
-    def place(self, value):
-        """Where a value's rows are in the concatenation that their array is a part of, if any."""
-        rows = self.rows(value)
-        start = self.start_of.get(rows.whole)
-        if start is None:
-            return rows
-        return _Rows(start.whole, start.start + rows.start, start.start + rows.stop)
+    def _found(self, run):
+        """Where rows are by now: they may stand in a concatenation."""
+        while True:
+            outer = self.within.get(_all(run.whole))
+            if outer is not None:
+                run = _Rows(outer.whole, outer.start + run.start, outer.start + run.stop)
+            elif run in self.within:
+                run = self.within[run]
+            else:
+                return run
 
-    def runs(self, values, lines):
-        """The values' rows, one after the other, as few runs of rows.
+    def _copied(self, runs):
+        """The bytes read and written to put runs end to end: not what a line can make there."""
+        runs = _joined(map(self._found, runs))
+        copied = [run for run in runs if run.whole not in self.made or run != _all(run.whole)]
+        return 2 * sum(run.nbytes for run in copied) if len(runs) > 1 else 0
 
-        They are rows of an array or of a concatenation that is there already, unless that depends
-        on the lines, which are to use them.
-        """
-        found, rest = [], _joined([self.rows(a) for a in values])
-        while rest:
-            best, used = rest[0], 1
-            for line, parts in self.concatenations:
-                for k, part in enumerate(parts):
-                    n = _common(parts[k:], rest) if part == rest[0] else 0
-                    if n > used and not any(self.depends(line.result, other) for other in lines):
-                        start = _length(parts[:k])
-                        best = _Rows(line.result, start, start + _length(parts[k : k + n]))
-                        used = n
-            found.append(best)
-            rest = rest[used:]
-        return _joined(found)
-
-    def copied(self, runs):
-        """For each run, the bytes to be copied if the runs are put end to end."""
+    def _end_to_end(self, runs, like):
+        """The rows that are the runs end to end; put there if they are not."""
+        runs, n = _joined(map(self._found, runs)), 0
         if len(runs) == 1:
-            return [0]
-        return [0 if self._free(run) and runs.count(run) == 1 else run.nbytes for run in runs]
+            return runs[0]
+        parts = [self._cut(run, like) for run in runs]
+        y = self._move(ops.concatenate, parts, {}, sum(a.shape[0] for a in parts), like)
+        for run, a in zip(runs, parts, strict=True):
+            self.within.setdefault(run, _Rows(y, n, n + a.shape[0]))
+            n += a.shape[0]
+        return _all(y)
 
-    def _free(self, run):
-        """Whether the line that makes the rows can write them into their place."""
-        line = self.line_of.get(run.whole)
-        return (
-            line is not None
-            and run == _Rows(run.whole, 0, run.whole.shape[0])
-            and line.op not in _VIEWS
-            and run.whole not in self.outputs
-            and run.whole not in self.parts
-        )
+    def _value(self, a, like):
+        """The new value for an old one; a number as it is."""
+        return self._cut(self.rows(a), like) if type(a) is Value else a
 
-    def apart(self, line):
-        """What :func:`_apart` says of a line."""
-        if line not in self.aparts:
-            self.aparts[line] = _apart(line)
-        return self.aparts[line]
+    def _cut(self, run, like):
+        """The value that is just these rows."""
+        whole, start, stop = run
+        if run == _all(whole):
+            return whole
+        if run not in self.known:
+            at = {"at": slice(start, stop)}
+            self.known[run] = self._move(ops.index, [whole], at, stop - start, like)
+        return self.known[run]
 
-    def changed(self, changes):
-        """The lines after changes: (old lines, new lines, the line in whose place these stand)."""
-        new_at = {at: new for _, new, at in changes}
-        gone = {line for old, _, _ in changes for line in old}
-        found = []
-        for line in self.lines:
-            found += new_at.get(line, ())
-            if line not in gone:
-                found.append(line)
-        return found
-
-
-def _is_end_to_end(line):
-    return line.op is ops.concatenate and line.params.get("axis", 0) % len(line.result.shape) == 0
-
-
-def _consecutive(at, n):
-    """(start, stop) if an index takes consecutive rows of n, and all of each, else None."""
-    first, *others = at if isinstance(at, tuple) and at else (at,)
-    if not isinstance(first, slice) or any(other != slice(None) for other in others):
-        return None
-    start, stop, step = first.indices(n)
-    return (start, stop) if step == 1 and start < stop else None
+    def _move(self, op, args, params, n, like):
+        y = Value((n, *args[0].shape[1:]), args[0].dtype)
+        self._add(replace(like, op=op, args=tuple(args), params=params, result=y), [like])
+        return y
 
 
 def _joined(runs):
@@ -268,532 +363,113 @@ def _joined(runs):
     return found
 
 
-def _common(a, b):
-    n = 0
-    while n < min(len(a), len(b)) and a[n] == b[n]:
-        n += 1
-    return n
+def _by_rows(lines, rows):
+    """The lines in the order of rows, those of an array together."""
+    first = {}
+    for i, run in enumerate(rows):
+        first.setdefault(run.whole, i)
+    order = sorted(range(len(lines)), key=lambda i: (first[rows[i].whole], rows[i].start))
+    return [lines[i] for i in order]
 
 
-def _length(runs):
-    return sum(run.stop - run.start for run in runs)
+def _paying(items, cost, saved):
+    """The items in lists, each of which pays to be one: what costs most is put aside."""
+    while items:
+        chosen = items
+        while len(chosen) > 1 and cost(chosen) > (len(chosen) - 1) * saved:
+            chosen = min(([a for a in chosen if a is not out] for out in chosen), key=cost)
+        yield chosen
+        items = [a for a in items if all(a is not b for b in chosen)]
 
 
-def _array(graph, runs, like, new):
-    """The value that holds the runs end to end; the lines that make it are added to ``new``."""
-    values = []
-    for run in runs:
-        value, start, stop = run
-        if run in graph.value_of:
-            value = graph.value_of[run]
-        elif (start, stop) != (0, value.shape[0]):
-            value = Value((stop - start, *value.shape[1:]), value.dtype)
-            new.append(_made(ops.index, (run.whole,), {"at": slice(start, stop)}, value, like))
-        values.append(value)
-    if len(values) == 1:
-        return values[0]
-    y = Value((_length(runs), *values[0].shape[1:]), values[0].dtype)
-    new.append(_made(ops.concatenate, tuple(values), {}, y, like))
-    return y
+# What goes together
 
 
-def _arrays(graph, several, like, new):
-    """The same for several lists of runs; for equal ones it is one value: gate(a, a) stays so."""
-    made = {}
-    for runs in map(tuple, several):
-        if runs not in made:
-            made[runs] = _array(graph, runs, like, new)
-        yield made[runs]
+def _units(lines, aparts):
+    """{product: what it shares with those that it could be merged with}.
+
+    None of these needs another: a product counts how many of its kind follow from it. So the
+    gradients of one batch go with the last of another's, of which the weights' gradients are made;
+    but the forward pass goes by itself. Large ones stay on their side of an update.
+    """
+    beside, found = _beside_mixing(lines), {}
+    products = [line for line in lines if line.op in _PRODUCTS and aparts[line]]
+    kinds = {a: (aparts[a][0], a.phase == "forward") for a in products if a not in beside}
+    large = {kinds[a] for a in kinds if max(a.result.nbytes, a.args[0].nbytes) > CACHE}
+    updates = sum(line.phase == "update" for line in lines)
+    after, levels = defaultdict(int), defaultdict(list)  # as bits, which products follow
+    for line in reversed(lines):
+        bits, kind = after[line.result], kinds.get(line)
+        updates -= line.phase == "update"
+        if kind is not None:
+            level = max((n + 1 for bit, n in levels[kind] if bits & bit), default=0)
+            levels[kind].append((1 << len(found), level))
+            bits |= 1 << len(found)
+            found[line] = kind, level, kind in large and updates
+        for a in line.operands:
+            after[a] |= bits
+    return found
 
 
-def _made(op, args, params, result, like):
-    return Line(op, args, params, result, like.phase, like.layer, like.source)
+def _beside_mixing(lines):
+    """The products with nothing but element-wise lines between them and a line that mixes rows.
 
-
-# Lines that treat rows apart
-
-
-class _Apart(NamedTuple):
-    """What a line that treats rows apart must share with another to be merged with it."""
-
-    key: tuple
-    batches: tuple  # the positions of the arguments that are batches
+    To merge one would only mean that its result is cut again at once.
+    """
+    found, through = set(), _ELEMENTWISE | _SHAPES
+    for ahead in (True, False):
+        near = set()
+        for line in lines if ahead else reversed(lines):
+            sides = line.operands, [line.result]
+            given, made = sides if ahead else sides[::-1]
+            close = not near.isdisjoint(given)
+            if line.op in _PRODUCTS and close:
+                found.add(line)
+            elif line.op.mixes_samples(line.params) or (close and line.op in through):
+                near.update(made)
+    return found
 
 
 def _apart(line):
-    """The :class:`_Apart` of a line, or None if it does not treat rows apart."""
+    """What a line must share with those it can be merged with, and which arguments are batches.
+
+    None if it does not treat rows apart.
+    """
     op, params, y = line.op, line.params, line.result
     if not y.shape or op.mixes_samples(params):
         return None
-    n, static = y.shape[0], tuple(sorted((k, repr(v)) for k, v in params.items()))
-    if op in _PRODUCTS:
-        batches = 1
-        if op is ops.matmul:
-            if params.get("ta") or len(line.args[1].shape) != 2:
-                return None
-            static = bool(params.get("tb"))
+    static = tuple(sorted((k, repr(v)) for k, v in params.items()))
+    at = ()  # where the batches are
+    if op in _ELEMENTWISE:
+        arrays = [(i, a.shape) for i, a in enumerate(line.args) if type(a) is Value]
+        at = [i for i, shape in arrays if shape[:1] == y.shape[:1] and len(shape) == len(y.shape)]
+    elif op is ops.matmul and (params.get("ta") or len(line.args[1].shape) != 2):
+        pass
+    elif op in _PRODUCTS:
+        at = (0,)
     elif op in _NORMS and 0 not in params["axes"]:
-        batches = _NORMS[op]
-    elif op in _REDUCTIONS and _leaves_rows(params.get("axis"), len(line.args[0].shape)):
-        batches = 1
-    elif op in _SHAPES and len(line.args[0].shape) and _keeps_rows(line):
-        batches, static = 1, ()
-    elif op in _ELEMENTWISE:
-        batches = None
-    else:
-        return None
-    if batches is None:
-        at = [i for i, a in enumerate(line.args) if type(a) is Value and _has_rows(a, y)]
-    else:
-        at = list(range(batches))
-    if not at or any(_shape(line.args[i])[:1] != (n,) for i in at):
+        at = range(_NORMS[op])
+    elif op in _REDUCTIONS and params.get("axis") is not None:
+        axes = params["axis"] if isinstance(params["axis"], tuple) else (params["axis"],)
+        at = (0,) if all(i % len(line.args[0].shape) for i in axes) else ()
+    elif op in _SHAPES and (op is ops.reshape or len(line.args[0].shape) == len(y.shape)):
+        at, static = (0,), ()
+    batches = [line.args[i] for i in at]
+    if not at or any(type(a) is not Value or a.shape[:1] != y.shape[:1] for a in batches):
         return None
     pattern = tuple(
         (a.shape[1:], a.dtype) if i in at else a if type(a) is Value else (type(a), repr(a))
         for i, a in enumerate(line.args)
     )
-    return _Apart((op, static, y.shape[1:], y.dtype, pattern), tuple(at))
-
-
-def _shape(a):
-    return a.shape if type(a) is Value else ()
-
-
-def _has_rows(a, y):
-    return len(a.shape) == len(y.shape) and a.shape[0] == y.shape[0]
-
-
-def _leaves_rows(axis, ndim):
-    axes = () if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return axis is not None and all(i % ndim for i in axes)
-
-
-def _keeps_rows(line):
-    a, y = line.args[0], line.result
-    return a.shape[0] == y.shape[0] and (line.op is ops.reshape or len(a.shape) == len(y.shape))
-
-
-def _groups(graph):
-    """Lines that could be merged by what they are: lists of (line, positions of its batches)."""
-    found = defaultdict(list)
-    for line in graph.lines:
-        # A result of the step has memory of its own: it stays a line's result.
-        if line.result not in graph.outputs:
-            apart = graph.apart(line)
-            if apart is not None:
-                found[apart.key].append((line, apart.batches))
-    return [group for group in found.values() if len(group) > 1]
-
-
-def _merged(graph, group, batches, runs):
-    """The change that makes the group one line, and its results rows of that one's.
-
-    ``runs`` holds the rows of each of the batches.
-    """
-    last = max(group, key=lambda line: graph.place_of[line.result])
-    like, new = group[0], []
-    args, n = list(like.args), sum(line.result.shape[0] for line in group)
-    for i, a in zip(batches, _arrays(graph, runs, like, new), strict=True):
-        args[i] = a
-    y = Value((n, *like.result.shape[1:]), like.result.dtype)
-    params = dict(like.params, shape=y.shape) if like.op in _SHAPES else like.params
-    new.append(replace(like, args=tuple(args), params=params, result=y))
-    start = 0
-    for line in group:
-        stop = start + line.result.shape[0]
-        new.append(_made(ops.index, (y,), {"at": slice(start, stop)}, line.result, line))
-        start = stop
-    return group, new, last
-
-
-def _near(graph, group):
-    """The lines of a group that can be merged without large results lying about.
-
-    Lines on both sides of an update are merged if all results fit the cache; else those that stand
-    on the last one's side.
-    """
-    if sum(line.result.nbytes for line in group) <= CACHE:
-        return group
-    side = graph.update[max(group, key=lambda line: graph.place_of[line.result])]
-    return [line for line in group if graph.update[line] == side]
-
-
-# The rules. Each gives the lines after what it changes, or None if there is nothing to change.
-
-
-def _tidy(graph):
-    """Whole arrays for what is them, cut or put together; concatenations once; nothing unused."""
-    lines, other, known = [], {}, {}
-    for line in graph.lines:
-        y, new, whole = line.result, [], None
-        if any(a in other for a in line.operands):
-            line = _using(line, other)  # and the next time it is looked at
-        elif line.op is ops.index and _is_all(graph, line):
-            whole = line.args[0]
-        elif _is_end_to_end(line):
-            runs = tuple(_joined([part for a in line.args for part in _parts(graph, a)]))
-            if runs in known:
-                whole = known[runs]
-            elif len(runs) != len(line.args):
-                whole = _array(graph, runs, line, new)
-            known.setdefault(runs, y if whole is None else whole)
-        if whole is None or y in graph.outputs:
-            lines.append(line)
-        else:
-            other[y] = other.get(whole, whole)
-            lines += [_using(each, other) for each in new]
-    used, kept = set(graph.outputs), []
-    for line in reversed(lines):
-        if line.result in used or line.op not in (ops.index, ops.concatenate):
-            used.update(line.operands)
-            kept.append(line)
-    return kept[::-1] if other or len(kept) < len(graph.lines) else None
-
-
-def _using(line, other):
-    """A line with other values for some of its arguments."""
-    return replace(line, args=tuple(other.get(a, a) for a in line.args))
-
-
-def _is_all(graph, line):
-    """Whether an index takes all there is."""
-    return line.result.shape == line.args[0].shape and bool(
-        _consecutive(line.params["at"], line.args[0].shape[0])
-    )
-
-
-def _parts(graph, value):
-    """The rows that a concatenation's part is made of: its own parts, if it is only that."""
-    line = graph.line_of.get(value)
-    inner = line is not None and _is_end_to_end(line) and value not in graph.outputs
-    if inner and len(graph.users[value]) == 1:
-        return [part for a in line.args for part in _parts(graph, a)]
-    return [graph.rows(value)]
-
-
-def _reuse(graph):
-    """Lines on rows that are among another's: rows of its result, in place of being made twice."""
-    for found in _on_arrays(graph, graph.place):
-        for line, _, rows in found:
-            for other, _, theirs in found:
-                earlier = graph.place_of[other.result] < graph.place_of[line.result]
-                if (
-                    other is not line
-                    and (earlier or rows != theirs)
-                    and not graph.depends(other.result, line)
-                    and _within(rows, theirs)
-                ):
-                    start = rows[0].start - theirs[0].start
-                    at = {"at": slice(start, start + line.result.shape[0])}
-                    new = _made(ops.index, (other.result,), at, line.result, line)
-                    return graph.changed([([line], [new], line)])
-    return None
-
-
-def _within(rows, others):
-    """Whether rows of each array are among others, at the same place in each."""
-    pairs = list(zip(rows, others, strict=True))
-    among = all(b.start <= a.start and a.stop <= b.stop for a, b in pairs)
-    return among and len({a.start - b.start for a, b in pairs}) == 1
-
-
-def _merge_parts(graph):
-    """Lines that have consecutive rows of the same arrays: one line on all the rows.
-
-    All groups at once: the lines of a group depend on the same arrays, so that no two groups can
-    need each other's results.
-    """
-    changes, merged = [], set()
-    for found in _on_arrays(graph, graph.rows):
-        for chosen, batches in _consecutive_lines(graph, found):
-            if not merged.intersection(chosen):
-                runs = [graph.runs([line.args[i] for line in chosen], chosen) for i in batches]
-                changes.append(_merged(graph, chosen, batches, runs))
-                merged.update(chosen)
-    return graph.changed(changes) if changes else None
-
-
-def _merge_placed(graph):
-    """The same for lines whose batches are parts of a concatenation."""
-    for found in _on_arrays(graph, graph.place):
-        for chosen, batches in _consecutive_lines(graph, found):
-            runs = [graph.runs([line.args[i] for line in chosen], chosen) for i in batches]
-            if all(len(run) == 1 for run in runs):
-                return graph.changed([_merged(graph, chosen, batches, runs)])
-    return None
-
-
-def _on_arrays(graph, where):
-    """Lines that could be merged and whose batches are rows of the same arrays.
-
-    Each as (line, positions of its batches, their rows), by the first batch's rows.
-    """
-    for group in graph.groups:
-        by_arrays = defaultdict(list)
-        for line, batches in group:
-            rows = [where(line.args[i]) for i in batches]
-            by_arrays[tuple(part.whole for part in rows)].append((line, batches, rows))
-        for found in by_arrays.values():
-            if len(found) > 1:
-                yield sorted(found, key=lambda entry: entry[2][0].start)
-
-
-def _consecutive_lines(graph, found):
-    """(lines, positions of their batches) where each batch goes on where the line before ends."""
-    near = _near(graph, [line for line, _, _ in found])
-    found = [entry for entry in found if entry[0] in near]
-    for k, (first, batches, at) in enumerate(found):
-        chosen = [first]
-        for line, _, rows in found[k + 1 :]:
-            if all(a.stop == b.start for a, b in zip(at, rows, strict=True)):
-                chosen.append(line)
-                at = rows
-        if len(chosen) > 1:
-            yield chosen, batches
-
-
-def _merge_products(graph):
-    """Products of several batches with the same weights: one product."""
-    for group in graph.groups:
-        if group[0][0].op not in _PRODUCTS:
-            continue
-        lines = _near(graph, [line for line, _ in group if not _beside_mixing(graph, line)])
-        lines = _in_order(graph, _without_paths(graph, lines))
-        if len(lines) < 2:
-            continue
-        saved = CALL + sum(a.nbytes for a in lines[0].args[1:] if type(a) is Value)
-        lines = [line for line in lines if _cost(graph, lines, line) <= saved]
-        runs = graph.runs([line.args[0] for line in lines], lines)
-        if len(lines) > 1 and 2 * sum(graph.copied(runs)) <= (len(lines) - 1) * saved:
-            return graph.changed([_merged(graph, lines, (0,), [runs])])
-    return None
-
-
-def _cost(graph, lines, line):
-    """The bytes read and written for a line's batch to stand among those of the others."""
-    runs = graph.runs([other.args[0] for other in lines], lines)
-    rows = graph.rows(line.args[0])
-    costs = zip(runs, graph.copied(runs), strict=True)
-    return sum(2 * copied for run, copied in costs if run == rows)
-
-
-def _without_paths(graph, lines):
-    """Lines that do not depend on each other, the last ones first, each with rows of its own.
-
-    If the gradients of one batch are there twice, the later ones, which the gradients of the
-    weights are made of, go with the other batches: their factors are then the rows of one array.
-    """
-    chosen, met = [], []
-    for line in reversed(lines):
-        rows = _meets(graph, line)
-        if graph.independent(line, chosen) and not any(_overlap(rows, other) for other in met):
-            chosen.append(line)
-            met += [] if rows is None else [rows]
-    return chosen[::-1]
-
-
-def _overlap(a, b):
-    return a is not None and a.whole is b.whole and a.start < b.stop and b.start < a.stop
-
-
-def _in_order(graph, lines):
-    """The lines in the order of the rows that they meet, if they all do; else in the program's."""
-    rows = {line: _meets(graph, line) for line in lines}
-    if None in rows.values():
-        return lines
-    return sorted(lines, key=lambda line: (graph.place_of.get(rows[line].whole, -1), rows[line]))
-
-
-def _meets(graph, line):
-    """The rows of a larger array that a line's result meets next: of the gate's mask, mostly."""
-    value = line.result
-    while True:
-        following = None
-        for user in graph.users[value]:
-            apart = None if user.op in _PRODUCTS else graph.apart(user)
-            for i in apart.batches if apart is not None else ():
-                rows = graph.rows(user.args[i])
-                if user.args[i] is not value and rows.whole is not user.args[i]:
-                    return rows
-            if apart is not None and user.operands == [value]:
-                following = user.result
-        if following is None:
-            return None
-        value = following
-
-
-def _beside_mixing(graph, line):
-    """Whether there is nothing but element-wise lines between a line and one that mixes rows.
-
-    To merge it would only mean that its result is cut again at once.
-    """
-    met, ways = {line}, [(line, True), (line, False)]
-    while ways:
-        here, down = ways.pop()
-        if down:
-            beside = graph.users[here.result]
-        else:
-            operands = here.operands[:1] if here.op in _PRODUCTS else here.operands
-            beside = [graph.line_of[a] for a in operands if a in graph.line_of]
-        for other in beside:
-            if other.op in _NORMS and 0 in other.params["axes"]:
-                return True
-            if other.op.mixes_samples(other.params):
-                return True
-            if other not in met and other.op in _ELEMENTWISE | _SHAPES:
-                met.add(other)
-                ways.append((other, down))
-    return False
-
-
-def _merge_concatenated(graph):
-    """Lines whose results stand end to end in a concatenation: one line on their batches."""
-    for concatenation, _ in graph.concatenations:
-        lines = [graph.line_of.get(a) for a in concatenation.args]
-        aparts = [None if line is None else graph.apart(line) for line in lines]
-        for i, apart in enumerate(aparts):
-            j = i
-            while apart is not None and j < len(lines) and aparts[j] == apart:
-                j += 1
-            group = lines[i:j]
-            if len(group) < 2 or len(set(group)) < len(group):
-                continue
-            if any(line.result in graph.outputs for line in group):
-                continue
-            if not all(graph.independent(a, group[:k]) for k, a in enumerate(group)):
-                continue
-            runs = [graph.runs([line.args[k] for line in group], group) for k in apart.batches]
-            if not any(sum(graph.copied(run)) for run in runs):
-                return graph.changed([_merged(graph, group, apart.batches, runs)])
-    return None
-
-
-# Sums over rows
-
-
-def _merge_sums(graph):
-    """Terms of a sum that are themselves sums over rows: one sum over all rows.
-
-    All sums at once: what they were made of, nothing else uses.
-    """
-    changes = []
-    for root in graph.lines:
-        if root.op is not ops.add or _is_inner(graph, root):
-            continue
-        terms = _terms(graph, root)
-        by_key = defaultdict(list)
-        for term in terms:
-            line = graph.line_of.get(term)
-            if line is not None and len(graph.users[term]) == 1 and term not in graph.outputs:
-                key = _sum_key(line)
-                if key is not None:
-                    by_key[key].append(line)
-        joined = [
-            lines
-            for same in by_key.values()
-            for lines in _fewest(graph, [(line,) for line in same], root)
-            if len(lines) > 1
-        ]
-        if joined:
-            changes.append(_with_sums(graph, root, terms, joined))
-            for line in changes[-1][1]:
-                graph.note(line)  # the next sum may use what stands end to end now
-    return graph.changed(changes) if changes else None
-
-
-def _is_inner(graph, line):
-    """Whether a line is an addition within a larger sum, and nothing else."""
-    users = graph.users[line.result]
-    return (
-        line.op is ops.add
-        and len(users) == 1
-        and users[0].op is ops.add
-        and all(_shape(a) == line.result.shape for a in (*line.args, users[0].result))
-        and line.result not in graph.outputs
-    )
-
-
-def _terms(graph, line):
-    """The terms of a sum, from left to right."""
-    found = []
-    for a in line.args:
-        inner = graph.line_of.get(a) if type(a) is Value else None
-        if inner is not None and _is_inner(graph, inner):
-            found += _terms(graph, inner)
-        else:
-            found.append(a)
-    return found
+    return (op, static, y.shape[1:], y.dtype, pattern), tuple(at)
 
 
 def _sum_key(line):
     """What sums over rows must share to be one, or None if the line is no such sum."""
-    if line.op not in _SUMS:
+    op, params, y = line.op, line.params, line.result
+    if op is ops.matmul and (not params.get("ta") or params.get("tb") or len(y.shape) != 2):
         return None
-    shapes = [a.shape for a in line.args]
-    if line.op is ops.matmul:
-        flags = line.params.get("ta"), line.params.get("tb")
-        if not flags[0] or flags[1] or any(len(shape) != 2 for shape in shapes):
-            return None
-    if line.op is ops.sum_to and len(shapes[0]) <= len(line.result.shape):
+    if op not in _SUMS or (op is ops.sum_to and len(line.args[0].shape) <= len(y.shape)):
         return None
-    static = () if line.op is ops.matmul else tuple(sorted(line.params.items()))
-    return line.op, static, line.result.shape, line.result.dtype, tuple(s[1:] for s in shapes)
-
-
-def _fewest(graph, sums, root):
-    """The sums, tuples of lines, joined two by two for as long as that saves bytes."""
-    saved = 2 * CALL + 4 * root.result.nbytes
-    costs = {found: _cost_of_rows(graph, found, root) for found in sums}
-    while len(sums) > 1:
-        pairs = [(a, b) for a in sums for b in sums if a is not b]
-        gains = []
-        for a, b in pairs:
-            if a + b not in costs:
-                costs[a + b] = _cost_of_rows(graph, a + b, root)
-            gains.append(saved + costs[a] + costs[b] - costs[a + b])
-        best = max(range(len(pairs)), key=gains.__getitem__)  # the first of equals
-        if gains[best] < 0:
-            break
-        a, b = pairs[best]
-        sums = [a + b if found is a else found for found in sums if found is not b]
-    return sums
-
-
-def _cost_of_rows(graph, lines, root):
-    """The bytes that it costs to have the lines' rows end to end."""
-    cost = 0
-    for position in range(len(lines[0].args)):
-        runs = graph.runs([line.args[position] for line in lines], [root])
-        if len(runs) > 1:
-            nbytes = sum(run.nbytes for run in runs)
-            cost += 2 * sum(graph.copied(runs)) + (nbytes if nbytes > CACHE else 0)
-    return cost
-
-
-def _with_sums(graph, root, terms, joined):
-    """The change that joins terms of a sum, tuples of lines, and adds up from left to right."""
-    old, new, rest = [root, *_additions(graph, root)], [], list(terms)
-    for lines in joined:
-        like = replace(lines[0], phase=root.phase)
-        batches = zip(*(line.args for line in lines), strict=True)
-        runs = [graph.runs(batch, [root]) for batch in batches]
-        y = Value(like.result.shape, like.result.dtype)
-        new.append(replace(like, args=tuple(_arrays(graph, runs, like, new)), result=y))
-        first = min(rest.index(line.result) for line in lines)
-        gone = {line.result for line in lines}
-        rest = [a for a in (*rest[:first], y, *rest[first:]) if a not in gone]
-        old += lines
-    total = rest[0]
-    for a in rest[1:]:
-        y = Value(root.result.shape, root.result.dtype)
-        new.append(replace(root, args=(total, a), result=y))
-        total = y
-    new[-1] = replace(new[-1], result=root.result)
-    return old, new, root
-
-
-def _additions(graph, line):
-    """The additions within a sum."""
-    inner = [graph.line_of.get(a) for a in line.args]
-    inner = [a for a in inner if a is not None and _is_inner(graph, a)]
-    return inner + [b for a in inner for b in _additions(graph, a)]
+    features = tuple(a.shape[1:] for a in line.args)
+    return op, params.get("geometry"), y.shape, y.dtype, features

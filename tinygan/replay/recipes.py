@@ -254,6 +254,10 @@ def _axes(axis, ndim):
 def _sum_to(emit, y, a, *, shape):
     lead = a.ndim - len(shape)
     if len(shape) == 1 < a.ndim and shape == a.shape[-1:]:
+        if not a.flags.c_contiguous:  # reshaping it would copy, once and for all
+            whole = emit.like(y, shape=a.shape)
+            emit(np.copyto, whole, a)
+            a = whole
         _sum_of_rows(emit, y, a.reshape(-1, *shape))
         return
     axes = tuple(i for i in range(a.ndim) if i < lead or shape[i - lead] != a.shape[i])
