@@ -33,6 +33,28 @@ from tinygan.replay.compiled import BOUND, KEPT, SETS, Runner
 from tinygan.replay.statistics import Statistics
 from tinygan.train import GAN, critic_step, generator_step
 
+
+@pytest.fixture(autouse=True)
+def arrays_of_any_size_are_shared(monkeypatch):
+    """The arrays here are tiny; as if they were not."""
+    monkeypatch.setattr(compiled, "SMALL", -1)
+
+
+def test_who_keeps_every_loss_keeps_no_sets(monkeypatch):
+    monkeypatch.setattr(compiled, "SMALL", 32)
+    fast = compile(lambda w: (ops.multiply(w, 0.5), ops.sum(w)))
+    w, losses = np.ones(100), []
+    for _ in range(4 * SETS):
+        w, loss = fast(w)
+        losses.append(loss)
+    assert len(runner_of(fast).sets) <= 2
+    assert [float(loss) for loss in losses] == [100 * 0.5**i for i in range(4 * SETS)]
+    kept = losses[3]
+    kept[...] = 7.0  # the caller's own
+    assert_same(fast(w)[1], np.sum(w))
+    assert float(kept) == 7.0
+
+
 pytestmark = pytest.mark.numpy_path("a runner of its own")
 
 Pair = namedtuple("Pair", "first second")

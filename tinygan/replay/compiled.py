@@ -29,6 +29,7 @@ _ndarray = np.ndarray
 KEPT = 8  # programs that one step keeps: one for each set of shapes
 BOUND = 16  # functions that one program keeps: one for each set of arrays
 SETS = 6  # sets of results that one program keeps
+SMALL = 32  # numbers up to which a caller gets a copy: who keeps every loss does not keep sets
 
 
 def compile(step, again=None):
@@ -207,7 +208,8 @@ class Runner:
             if type(leaf) is not Value:
                 from_where.append(("is", leaf))
             elif leaf in places:
-                from_where.append(("result", places[leaf]))
+                small = xp is np and leaf.size <= SMALL
+                from_where.append(("copied result" if small else "result", places[leaf]))
             elif leaf in inputs:
                 from_where.append(("input", inputs[leaf]))
             else:

@@ -48,8 +48,9 @@ def _as_array(a):
 def writer(tree, places):
     """A function that puts results together: ``write(results, given)``, nested like ``tree``.
 
-    ``places`` says for each leaf where it comes from: ("result", i) of the one list, ("input", i)
-    of the other, as an array, ("constant", array) as a copy, or ("is", whatever it is).
+    ``places`` says for each leaf where it comes from: ("result", i) of the one list, ("copied
+    result", i), ("input", i) of the other, as an array, ("constant", array) as a copy, or ("is",
+    whatever it is).
     """
     known = {"asarray": _as_array}
     wanted = iter(places)
@@ -67,6 +68,8 @@ def writer(tree, places):
         where, what = next(wanted)
         if where == "result":
             return f"results[{what}]"
+        if where == "copied result":
+            return f"results[{what}].copy()"
         if where == "input":
             return f"asarray(given[{what}])"
         name = f"c{len(known)}"

@@ -46,11 +46,7 @@ def trace(step, *args, again=None):
     """
     arguments = _as_arrays(args)
     names = _names(step, args)
-    if again is None:
-        others = trees.tree_map(_other, arguments)
-    else:
-        others = _as_arrays(again)
-    first, second = _Recorder(arguments, names), _Recorder(others, names)
+    first = _Recorder(arguments, names)
     with np.errstate(all="ignore"):
         try:
             program = first.record(step)
@@ -64,7 +60,11 @@ def trace(step, *args, again=None):
                 "float64 or int64 arrays: give them as arrays of the dtype that they meet, as "
                 "np.asarray(rate, np.float32), or round them in the step with optim.rounded"
             ) from error
+        # One after the other: each has arrays of its own for all arguments.
+        others = trees.tree_map(_other, arguments) if again is None else _as_arrays(again)
+        second = _Recorder(others, names)
         _compare(first, program, second, second.record(step))
+        del others, second
         if again is None:
             third = _Recorder(trees.tree_map(_opposite, arguments), names)
             try:
