@@ -28,7 +28,7 @@ import pytest
 import record_dcgan_step as recorder
 
 import tinygan
-from tinygan import conv, losses, models, norms, ops, optim, penalties, tree
+from tinygan import conv, losses, lowering, models, norms, ops, optim, penalties, tree
 from tinygan.backend import Stream
 from tinygan.train import GAN, critic_step, generator_step
 
@@ -127,9 +127,10 @@ def worst(found, recorded, name):
 def cut_small(monkeypatch):
     """Every op that can be cut is cut, for two threads; the modules that ran in the second."""
     for module in (conv, norms, ops):
-        for limit, small in dict(PAYS=0, BLOCK=1 << 10, CHUNK=1 << 15).items():
-            if hasattr(module, limit):
-                monkeypatch.setattr(module, limit, small)
+        monkeypatch.setattr(module, "PAYS", 0)
+    for module in (norms, ops):
+        monkeypatch.setattr(module, "BLOCK", 1 << 10)
+    monkeypatch.setattr(lowering, "CHUNK", 1 << 15)
     seen = set()
     threading.setprofile(lambda frame, event, arg: seen.add(Path(frame.f_code.co_filename).stem))
     yield seen

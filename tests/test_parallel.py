@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import tinygan
+from tinygan import parallel
 from tinygan.parallel import blocks, split, threads
 
 SOON = 10  # seconds after which a thread that waits for another gives up
@@ -214,6 +215,51 @@ def test_parts_that_run_are_awaited_when_another_cannot_start(monkeypatch):
         with pytest.raises(TypeError):
             split(3, part, True)
         assert ended == [1]
+
+
+@pytest.mark.parametrize("error", [None, ValueError], ids=["", "and an error in a part"])
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_an_interrupt_while_waiting_is_raised_after_all_parts_have_ended(times, error, monkeypatch):
+    """The first of several; no part can end before the last of them has come."""
+    waits, free, ended = [], threading.Event(), []
+
+    def part(start, stop):
+        if start:
+            assert free.wait(SOON)
+            time.sleep(0.02)
+        ended.append(start)
+        if start and error:
+            raise error("planted")
+
+    exception = Future.exception
+
+    def interrupted(future, timeout=None):
+        waits.append(future)
+        if len(waits) <= times:
+            raise KeyboardInterrupt(len(waits))
+        free.set()
+        return exception(future, timeout)
+
+    with threads(3):
+        monkeypatch.setattr(Future, "exception", interrupted)
+        try:
+            with pytest.raises(KeyboardInterrupt) as caught:
+                split(3, part, True)
+            assert sorted(ended) == [0, 1, 2]
+            assert caught.value.args == (1,)
+        finally:
+            free.set()  # or a failure would keep the threads waiting
+        assert split(3, bounds, True) == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_an_interrupt_that_does_not_wait_is_caught(monkeypatch):
+    def leaves(others):
+        for other in others:
+            other.exception()
+
+    monkeypatch.setattr(parallel, "_wait_for_all", leaves)
+    with pytest.raises(AssertionError):
+        test_an_interrupt_while_waiting_is_raised_after_all_parts_have_ended(1, None, monkeypatch)
 
 
 def test_of_several_errors_the_first_parts_surfaces():

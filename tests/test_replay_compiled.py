@@ -6,6 +6,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import tracemalloc
 from collections import namedtuple
 
@@ -24,14 +25,16 @@ from test_replay_cpu import (
     instructions,
 )  # fmt: skip
 
-from tinygan import conv, losses, models, norms, ops, optim, penalties, tree
+from tinygan import conv, losses, models, norms, ops, optim, parallel, penalties, tree
 from tinygan.backend import Stream
 from tinygan.engine import add, grad_values, observe, track
 from tinygan.parallel import threads
-from tinygan.replay import Program, compile, compiled, recipes
+from tinygan.replay import Program, compile, compiled, cpu, recipes
 from tinygan.replay.compiled import BOUND, KEPT, SETS, Runner
 from tinygan.replay.statistics import Statistics
 from tinygan.train import GAN, critic_step, generator_step
+
+USERS_SMALL = compiled.SMALL
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +44,7 @@ def arrays_of_any_size_are_shared(monkeypatch):
 
 
 def test_who_keeps_every_loss_keeps_no_sets(monkeypatch):
-    monkeypatch.setattr(compiled, "SMALL", 32)
+    monkeypatch.setattr(compiled, "SMALL", USERS_SMALL)
     fast = compile(lambda w: (ops.multiply(w, 0.5), ops.sum(w)))
     w, losses = np.ones(100), []
     for _ in range(4 * SETS):
@@ -768,6 +771,67 @@ def test_ctrl_c_in_the_middle_of_a_call(count, monkeypatch):
     assert set(runner.owned) == {id(a) for each in runner.sets for a in each.given}
 
 
+LAYER = conv.Geometry(image=(4, 4), kernel=(3, 3), pad=1)
+HALVES = {  # steps of one group each, of which a second thread has a half
+    "a group": lambda x, w: ops.tanh(ops.multiply(ops.add(x, 1.0), 2.0)),
+    "behind a convolution": lambda x, w: ops.tanh(conv.conv2d(x, w, geometry=LAYER)),
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_ctrl_c_while_a_second_thread_is_at_work(name, monkeypatch):
+    """It comes while this thread waits for the other: nobody writes any more when it is raised."""
+    x, w = draw(6, 4, 4, 2), draw(3, 3, 2, 2)
+    here, made, ended, late = threading.get_ident(), threading.Event(), [], [False]
+    work = cpu._Group.__call__
+
+    def slow(self, i, j):
+        if not late[0]:
+            return work(self, i, j)
+        if threading.get_ident() == here:
+            work(self, i, j)
+            return made.set()
+        assert made.wait(10)
+        time.sleep(0.05)  # until this part is waited for
+        signal.pthread_kill(here, signal.SIGINT)
+        time.sleep(0.1)
+        work(self, i, j)
+        ended.append((i, j))
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with blockwise(block=1 << 10), threads(2):
+            monkeypatch.setattr(conv, "PAYS", 1)
+            monkeypatch.setattr(cpu, "BLOCK", x.size // 2)
+            eager = HALVES[name]
+            fast = compile(eager)
+            held = fast(x, w)
+            wanted = snapshot(held)
+            monkeypatch.setattr(cpu._Group, "__call__", slow)
+            for turn in range(2):
+                made.clear()
+                late[0] = True
+                with pytest.raises(KeyboardInterrupt):
+                    fast(x + 1, w)
+                assert len(ended) == turn + 1
+                late[0] = False
+                assert_same(fast(x - turn, w), eager(x - turn, w))
+                assert all_same(held, wanted)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_ctrl_c_that_leaves_a_thread_at_work_is_caught(name, monkeypatch):
+    def leaves(others):
+        for other in others:
+            other.exception()
+
+    monkeypatch.setattr(parallel, "_wait_for_all", leaves)
+    with pytest.raises(AssertionError):
+        test_ctrl_c_while_a_second_thread_is_at_work(name, monkeypatch)
+
+
 def test_an_interrupt_at_every_place_of_the_bookkeeping():
     """Raised before each of the instructions that a call executes in compiled.py, one by one."""
     file = compiled.__file__
@@ -964,8 +1028,8 @@ def test_copies_record_anew(copied):
 # A steady state
 
 
-def game():
-    pair = models.mlp_pair(2, 2, 16, 2)
+def game(units=16):
+    pair = models.mlp_pair(2, 2, units, 2)
     adam = optim.Adam(1e-2, (0.5, 0.9))
     return GAN(*pair, adam, adam, losses.WASSERSTEIN, penalties.one_gp(0.1), one_batch=True)
 
@@ -979,7 +1043,9 @@ def iteration_of(gan):
     return iteration
 
 
-def test_memory_is_flat():
+@pytest.mark.parametrize("small", [-1, USERS_SMALL])
+def test_memory_is_flat(small, monkeypatch):
+    monkeypatch.setattr(compiled, "SMALL", small)
     fast, params, gc_was = compile(step), PARAMS, gc.isenabled()
     xs = [draw(5, 3, seed=i) for i in range(3)]
     for i in range(20):
@@ -999,26 +1065,45 @@ def test_memory_is_flat():
     assert len(runner.sets) <= 3 and len(runner.bound) <= BOUND
 
 
-def test_no_numpy_array_is_made_in_a_steady_state():
-    gan = game()
-    fast, players = compile(iteration_of(gan)), gan.init(Stream(0))
-    batch = [draw(64, n, dtype=np.float32) for n in (2, 2, 1)]
-    for _ in range(8):
-        players = fast(players, *batch)[0]
-    domain = np.lib.tracemalloc_domain
+def memory_of_a_call(call):
+    """Bytes that a call has in use at most at once, beside those in use before it."""
+    gc_was = gc.isenabled()
+    gc.disable()
     tracemalloc.start()
     try:
-        for _ in range(3):
-            players = fast(players, *batch)[0]
-        found = tracemalloc.take_snapshot().filter_traces([tracemalloc.DomainFilter(True, domain)])
-        tracemalloc.clear_traces()
-        assert not found.traces
-        np.ones(1000)  # which the filter would see
-        kept = np.ones(1000)
-        found = tracemalloc.take_snapshot().filter_traces([tracemalloc.DomainFilter(True, domain)])
-        assert len(found.traces) == 1 and kept.size
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        call()
+        return tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
+        if gc_was:
+            gc.enable()
+
+
+BUFFERS = 100_000  # bytes: NumPy's own, where it broadcasts, and what Python holds of a call
+
+
+@pytest.mark.parametrize("units", [16, 64])
+def test_no_large_array_is_made_in_a_steady_state(units, monkeypatch):
+    """Not even for a moment: the arrays of this step are more than twice as large as the bound."""
+    monkeypatch.setattr(compiled, "SMALL", USERS_SMALL)
+    fast, players = compile(iteration_of(game(units))), game(units).init(Stream(0))
+    rows = 4096 // units * 16
+    batch = [draw(rows, n, dtype=np.float32) for n in (2, 2, 1)]
+    assert rows * units * 4 > 2 * BUFFERS
+    for _ in range(8):
+        players = fast(players, *batch)[0]
+    for _ in range(3):
+        assert memory_of_a_call(lambda: fast(players, *batch)) < BUFFERS
+
+
+def test_an_array_that_is_made_and_freed_within_a_call_is_seen():
+    """A primitive without a recipe makes its result by itself, and it is copied."""
+    fast, x = compile(lambda x: ops.tanh(ops.power(x, 1.5))), np.ones(100_000, np.float32)
+    for _ in range(3):
+        fast(x)
+    assert memory_of_a_call(lambda: fast(x)) > x.nbytes > 2 * BUFFERS
 
 
 def test_training_by_a_compiled_step_follows_the_eager_one():

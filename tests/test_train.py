@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import signal
+import threading
 from dataclasses import replace
 from functools import partial
 
@@ -12,11 +13,12 @@ import pytest
 import record_optimisers as recorder
 from test_optim import constants
 
-from tinygan import losses, models, nn, ops, optim, parallel, penalties, tree
+from tinygan import conv, losses, lowering, models, nn, norms, ops, optim, parallel, penalties, tree
 from tinygan.backend import Stream
 from tinygan.engine import grad_values, track
 from tinygan.penalties import Penalty, clip_weights
-from tinygan.replay import compile
+from tinygan.replay import compile, cpu, fuse
+from tinygan.replay.statistics import Statistics
 from tinygan.train import (
     GAN,
     Diverged,
@@ -972,6 +974,7 @@ def follow(
 only_numpy = pytest.mark.numpy_path("results written into given arrays")
 # float64 rounds by 1e-16, and sums in another order make more of it: 5e-15 at most was met here.
 BOUND = 1e-13
+FEW_ULPS = 4 * 2.0**-23
 THIN = models.mlp_pair(2, 3, 5, 1, activation=ops.tanh)
 WEIGHT = 0.3
 ALL_PENALTIES = {
@@ -1054,6 +1057,128 @@ def test_a_compiled_iteration_is_the_eager_one_for_every_network(name):
     if name == "dropout":
         how |= {"step": with_dropout, "reference": with_dropout, "more": draw_mask}
     assert follow(gan, **how) <= BOUND
+
+
+LARGE = {  # games whose arrays are taken for large, and what of it the second thread must meet
+    "wgan-gp, convolutions": (
+        models.dcgan32(1, 1 / 64, norm=None), losses.WASSERSTEIN, penalties.one_gp(WEIGHT), 1000,
+        {"groups", "tiles"},
+    ),
+    "batch norm": (
+        models.dcgan32(1, 1 / 64), losses.NON_SATURATING, None, 1000,
+        {"groups", "tiles", "statistics"},
+    ),
+    "0-gp": (PAIR, losses.NON_SATURATING, penalties.zero_gp(WEIGHT), 7, {"groups"}),
+}  # fmt: skip
+
+
+def large_game(name):
+    pair, loss, penalty, _, _ = LARGE[name]
+    adam = optim.Adam(1, (0.5, 0.9), eps=1e-3)
+    return GAN(*pair, adam, adam, loss, penalty)
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Arrays of any size are fused, gathered, tiled and cut for threads; what a second thread did.
+
+    ``eagerly(f)`` is f with none of it, in one thread.
+    """
+    main, seen = threading.get_ident(), set()
+    limits = [
+        (fuse, "LARGE"), (cpu, "PAYS"), (conv, "PAYS"), (norms, "PAYS"), (ops, "PAYS"),
+        (lowering, "WORK"), (lowering, "TILES"), (lowering, "CHANNELS"),
+    ]  # fmt: skip
+    usual = [(module, limit, getattr(module, limit)) for module, limit in limits]
+
+    def spy(owner, name, what):
+        function = getattr(owner, name)
+
+        def seeing(*args):
+            if threading.get_ident() != main:
+                seen.add(what)
+            return function(*args)
+
+        monkeypatch.setattr(owner, name, seeing)
+
+    spy(cpu._Group, "__call__", "groups")
+    spy(Statistics, "__call__", "statistics")
+    spy(lowering, "_together", "tiles")
+
+    def cut(block):
+        monkeypatch.setattr(cpu, "BLOCK", block)
+        for module, limit in limits:
+            monkeypatch.setattr(module, limit, 2 if limit == "LARGE" else 1)  # of one: no group
+
+    def eagerly(f, *args):
+        with pytest.MonkeyPatch.context() as patch, parallel.threads(1):
+            for module, limit, value in usual:
+                patch.setattr(module, limit, value)
+            return f(*args)
+
+    with parallel.threads(2):
+        yield cut, eagerly, seen
+
+
+@only_numpy
+@pytest.mark.parametrize("name", LARGE)
+def test_a_compiled_iteration_of_large_arrays_is_the_eager_one(name, large):
+    cut, eagerly, seen = large
+    *_, block, wanted = LARGE[name]
+    cut(block)
+    reference = partial(eagerly, iteration)
+    assert follow(large_game(name), batch=4, reference=reference) <= 1e-11
+    assert seen == wanted
+
+
+def each_part(found, expected):
+    """As :func:`distances`, of results in any precision from those in float64."""
+    return distances(tree.tree_map(np.float64, found), tree.tree_map(np.float64, expected))
+
+
+@only_numpy
+@pytest.mark.parametrize("name", LARGE)
+def test_a_compiled_iteration_in_float32_is_as_near_to_float64_as_the_eager_one(name, large):
+    """Twenty iterations, each from the same players; of each part the largest distance."""
+    cut, eagerly, seen = large
+    *_, block, wanted = LARGE[name]
+    cut(block)
+    gan, stream = large_game(name), Stream(1)
+    compiled, players = compile(partial(iteration, gan)), gan.init(Stream(0))
+    ours, theirs = {}, {}
+    for i in range(20):
+        real, *points = (
+            stream.normal((4, *net.input)) for net in (gan.critic, gan.generator, gan.generator)
+        )
+        noise = gan.penalty.draw(stream, real) if gan.penalty else ()
+        batch = [(real, points[0], noise)], points[1:]
+        rates = 0.004 / (1 + i), 0.004 / (2 + i)
+        exact = eagerly(iteration, gan, *tree.tree_map(np.float64, (players, *batch)), *rates)
+        found = eagerly(iteration, gan, players, *batch, *rates)
+        for worst, result in (ours, compiled(players, *batch, *rates)), (theirs, found):
+            for part, distance in each_part(result, exact).items():
+                worst[part] = max(worst.get(part, 0), distance)
+        players = found[0]
+    assert seen == wanted
+    for part, distance in theirs.items():
+        assert ours[part] <= 4 * distance + FEW_ULPS, part
+
+
+@only_numpy
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_a_compiled_iteration_of_large_arrays_is_the_eager_one,
+        test_a_compiled_iteration_in_float32_is_as_near_to_float64_as_the_eager_one,
+    ],
+    ids=["float64", "float32"],
+)
+def test_an_element_that_a_block_leaves_out_is_caught(test, large, monkeypatch):
+    work = cpu._Group.__call__
+    monkeypatch.setattr(cpu._Group, "__call__", lambda self, i, j: work(self, i, max(i + 1, j - 1)))
+    # A warning is of what the memory happens to hold.
+    with pytest.raises((AssertionError, RuntimeWarning)):
+        test("0-gp", large)
 
 
 @pytest.mark.parametrize(

@@ -103,10 +103,22 @@ def split(n, part, pays, scratch=None):
         for arguments in parts[1:]:
             others.append(given.pool.submit(copy_context().run, _alone, part, *arguments))
         first = copy_context().run(_alone, part, *parts[0])
-    finally:  # nobody may still write when this returns, not even after an error
-        for other in others:
-            other.exception()
+    finally:
+        _wait_for_all(others)
     return [first, *(other.result() for other in others)]
+
+
+def _wait_for_all(others):
+    """Nobody may still write when this returns, not even after an error or Ctrl-C."""
+    interrupt = None
+    for other in others:
+        while not other.done():
+            try:
+                other.exception()
+            except BaseException as error:  # of the waiting: what the part raises is returned
+                interrupt = interrupt or error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _alone(part, *arguments):

@@ -159,17 +159,17 @@ class Writer:
         if line.op in COMMUTATIVE:
             args.sort(key=str)
         defaults = getattr(line.op.fn, "__kwdefaults__", None) or {}
-        params = {name: _frozen(value) for name, value in line.params.items()}
-        given = {n: p for n, p in params.items() if n not in defaults or p != _frozen(defaults[n])}
+        params = {name: frozen(value) for name, value in line.params.items()}
+        given = {n: p for n, p in params.items() if n not in defaults or p != frozen(defaults[n])}
         return line.op, tuple(args), tuple(sorted(given.items()))
 
 
-def _frozen(param):
+def frozen(param):
     """A static argument as something to compare and to look up; texts and tuples."""
-    if hasattr(param, "tobytes") and getattr(param, "shape", None):
+    if getattr(param, "shape", None) is not None and hasattr(param, "tobytes"):
         return str((param.shape, param.dtype, param.tobytes()))
     if isinstance(param, (tuple, list)):
-        return str([type(param).__name__, *map(_frozen, param)])
+        return str([type(param).__name__, *map(frozen, param)])
     return f"{type(param).__name__} {param!r}"
 
 
@@ -319,7 +319,7 @@ def plain_slices(writer, line):
     whole = line.args[0].shape if line.op is ops.index else line.result.shape
     span = _span(line.params["at"], whole)
     at = span and _at(*span)
-    if span is None or _frozen(at) == _frozen(line.params["at"]):
+    if span is None or frozen(at) == frozen(line.params["at"]):
         return None
     return writer.call(line.op, line.args, line.result.shape, line.params | {"at": at})
 

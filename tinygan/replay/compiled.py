@@ -38,7 +38,8 @@ def compile(step, again=None):
     Args:
         step: a function of trees of arrays and numbers, as :func:`tinygan.replay.trace` takes it.
         again: a function of the step's arguments that gives, as a tuple, those of the second run
-            that recording makes; without it they are made by a rule.
+            that recording makes; without it they are made by a rule. It must not call the compiled
+            step, which waits for it.
     """
     return Compiled(step, again)
 
@@ -124,6 +125,11 @@ def signature(args):
         )
     if is_number(args):
         return "a number", int if isinstance(args, (int, np.integer)) else float
+    if isinstance(args, np.ndarray) and type(args) is not np.ndarray:
+        raise TypeError(
+            f"a compiled step was given a {type(args).__name__}, a subclass of NumPy's array; "
+            "expected plain arrays. Pass np.asarray(array)"
+        )
     if is_array(args):
         return array_module(args).__name__, args.shape, args.dtype
     try:
@@ -158,7 +164,7 @@ class _Results:
     def changed(self):
         """Whether a holder has given an array another shape, dtype or flag."""
         return [a.shape for a in self.given] != self.shapes or any(
-            a.dtype is not b.dtype or not a.flags.writeable
+            a.dtype is not b.dtype or a.strides != b.strides or not a.flags.writeable
             for a, b in zip(self.given, self.arrays, strict=True)
             if type(a) is _ndarray
         )
@@ -208,7 +214,7 @@ class Runner:
             if type(leaf) is not Value:
                 from_where.append(("is", leaf))
             elif leaf in places:
-                small = xp is np and leaf.size <= SMALL
+                small = leaf.size <= SMALL
                 from_where.append(("copied result" if small else "result", places[leaf]))
             elif leaf in inputs:
                 from_where.append(("input", inputs[leaf]))

@@ -3,6 +3,8 @@
 A call of a small step takes a fifth of a millisecond; walking its trees would be a tenth of that.
 """
 
+from itertools import count
+
 import numpy as np
 
 
@@ -12,33 +14,33 @@ def reader(tree):
     It raises ValueError, TypeError or KeyError where they are nested otherwise; a dict must have
     the same keys in the same order.
     """
-    lines, leaves, names = [], [], iter(f"x{i}" for i in range(1 << 30))
+    lines, leaves, known = [], [], {}
+    names = (f"x{i}" for i in count())
+
+    def constant(x):
+        known[f"k{len(known)}"] = x
+        return f"k{len(known) - 1}"
 
     def visit(name, branch):
+        children = branch
         if isinstance(branch, dict):
-            lines.append(f"if type({name}) is not dict: raise TypeError")
-            lines.append(f"if tuple({name}) != {tuple(branch)!r}: raise KeyError")
-            for key, child in branch.items():
-                mine = next(names)
-                lines.append(f"{mine} = {name}[{key!r}]")
-                visit(mine, child)
-        elif isinstance(branch, (list, tuple)):
-            kind = f"k{len(kinds)}"
-            kinds[kind] = type(branch)
-            lines.append(f"if type({name}) is not {kind}: raise TypeError")
-            mine = [next(names) for _ in branch]
-            lines.append(f"[{', '.join(mine)}] = {name}")
-            for each, child in zip(mine, branch, strict=True):
-                visit(each, child)
-        else:
+            lines.append(f"if tuple({name}) != {constant(tuple(branch))}: raise KeyError")
+            children = branch.values()
+        elif not isinstance(branch, (list, tuple)):
             leaves.append(name)
+            return
+        lines.append(f"if type({name}) is not {constant(type(branch))}: raise TypeError")
+        mine = [next(names) for _ in children]
+        values = f"{name}.values()" if children is not branch else name
+        lines.append(f"[{', '.join(mine)}] = {values}")
+        for each, child in zip(mine, children, strict=True):
+            visit(each, child)
 
-    kinds = {}
     visit("args", tree)
     body = [*lines, f"return [{', '.join(leaves)}]"]
     source = "def read(args):\n" + "\n".join(f"    {line}" for line in body)
-    exec(compile(source, "<arguments>", "exec"), kinds)
-    return kinds["read"]
+    exec(compile(source, "<arguments>", "exec"), known)
+    return known["read"]
 
 
 def _as_array(a):
@@ -55,14 +57,18 @@ def writer(tree, places):
     known = {"asarray": _as_array}
     wanted = iter(places)
 
+    def constant(x):
+        known[f"k{len(known)}"] = x
+        return f"k{len(known) - 1}"
+
     def write(branch):
         if isinstance(branch, dict):
-            return f"{{{', '.join(f'{key!r}: {write(child)}' for key, child in branch.items())}}}"
+            items = [f"{constant(key)}: {write(child)}" for key, child in branch.items()]
+            return f"{{{', '.join(items)}}}"
         if isinstance(branch, list):
             return f"[{', '.join(map(write, branch))}]"
         if isinstance(branch, tuple):
-            kind = f"k{len(known)}"
-            known[kind] = type(branch)
+            kind = constant(type(branch))
             parts = "".join(f"{write(child)}, " for child in branch)
             return f"{kind}({parts})" if hasattr(branch, "_fields") else f"({parts})"
         where, what = next(wanted)
@@ -72,9 +78,7 @@ def writer(tree, places):
             return f"results[{what}].copy()"
         if where == "input":
             return f"asarray(given[{what}])"
-        name = f"c{len(known)}"
-        known[name] = what
-        return f"{name}.copy()" if where == "constant" else name
+        return f"{constant(what)}.copy()" if where == "constant" else constant(what)
 
     exec(compile(f"def write(results, given): return {write(tree)}", "<results>", "exec"), known)
     return known["write"]

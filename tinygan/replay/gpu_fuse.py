@@ -71,11 +71,12 @@ def fuse_gates(program):
 def _masked_by_results(program):
     """The lines, with gate(p, p) as the mask of later gates in place of p, or of rows of p."""
     uses, became, lines = _uses(program.lines), {}, []
+    outputs = set(program.outputs)
     for line in program.lines:
         if line.op is gate and line.args[0] is not line.args[1]:
             a, m = line.args
             line = replace(line, args=(a, became.get(m, m)))
-        elif line.op is index and line.args[0] in became and _only_masks(line, uses):
+        elif line.op is index and line.args[0] in became and _only_masks(line, uses, outputs):
             line = replace(line, args=(became[line.args[0]],))
         elif line.op is gate and type(line.args[0]) is Value and line.params["slope"] >= 0:
             became[line.args[0]] = line.result
@@ -83,9 +84,11 @@ def _masked_by_results(program):
     return lines
 
 
-def _only_masks(line, uses):
+def _only_masks(line, uses, outputs):
     y = line.result
-    return all(use.op is gate and use.args[0] is not y for use in uses.get(y, ()))
+    return y not in outputs and all(
+        use.op is gate and use.args[0] is not y for use in uses.get(y, ())
+    )
 
 
 def _uses(lines):

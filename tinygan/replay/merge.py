@@ -33,7 +33,7 @@ from typing import NamedTuple
 from tinygan import ops
 from tinygan.conv import conv2d, conv2d_transpose, conv2d_weight_grad
 from tinygan.norms import block_inverse_deviation, block_mean, project, standardise
-from tinygan.replay.algebra import range_of
+from tinygan.replay.algebra import frozen, range_of
 from tinygan.replay.program import PHASES, Line, Value
 
 CALL = 1 << 14  # bytes that are read or written in about the time that a call takes by itself
@@ -438,7 +438,7 @@ def _apart(line):
     op, params, y = line.op, line.params, line.result
     if not y.shape or op.mixes_samples(params):
         return None
-    static = tuple(sorted((k, repr(v)) for k, v in params.items()))
+    static = tuple(sorted((k, frozen(v)) for k, v in params.items()))
     at = ()  # where the batches are
     if op in _ELEMENTWISE:
         arrays = [(i, a.shape) for i, a in enumerate(line.args) if type(a) is Value]

@@ -258,7 +258,7 @@ def _sum_to(emit, y, a, *, shape):
             whole = emit.like(y, shape=a.shape)
             emit(np.copyto, whole, a)
             a = whole
-        _sum_of_rows(emit, y, a.reshape(-1, *shape))
+        _sum_of_rows(emit, y, a.reshape(math.prod(a.shape[:-1]), *shape))
         return
     axes = tuple(i for i in range(a.ndim) if i < lead or shape[i - lead] != a.shape[i])
     kept = tuple(1 if i in axes else n for i, n in enumerate(a.shape))
