@@ -35,6 +35,9 @@ SMALL = 32  # numbers up to which a caller gets a copy: who keeps every loss doe
 def compile(step, again=None):
     """``step`` as a :class:`Compiled` step: the same function, recorded once and then replayed.
 
+    What the step closes over is a constant of the recording: give as arguments what varies. Who
+    keeps the large results of many calls makes each further call find new memory.
+
     Args:
         step: a function of trees of arrays and numbers, as :func:`tinygan.replay.trace` takes it.
         again: a function of the step's arguments that gives, as a tuple, those of the second run
