@@ -73,10 +73,11 @@ def column_sum(a):
     while True:
         rows, columns = a.shape
         parts = cut(1, rows, columns)
-        y = np.empty_like(a, shape=(parts.splits, columns))
+        shape = (columns,) if parts.splits == 1 else (parts.splits, columns)
+        y = np.empty_like(a, shape=shape)
         instance.kernel(parts.grid, (THREADS,), [a, parts.struct, y], instance.shared)
         if parts.splits == 1:
-            return y.reshape(columns)
+            return y
         a = y
 
 
