@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tinygan import losses, models, ops, optim, penalties, tree
 from tinygan.backend import Stream
 from tinygan.engine import Tensor, grad_values, track
-from tinygan.replay import Value, algebra, evaluate, passes, trace
+from tinygan.parallel import Scratch
+from tinygan.replay import Value, algebra, cpu, evaluate, passes, trace
 from tinygan.replay.merge import merge_batches
 from tinygan.replay.passes import (
     common_subexpressions,
@@ -285,6 +286,78 @@ def test_broadcasts_of_broadcasts():
 
     left = by_rule(step, draw(3, 1), draw(2, 3, 4), rule=rule)
     assert left == ["broadcast_to", "gate"]
+
+
+def left_factor(a, b):
+    return ops.matmul(transposed(a), b)
+
+
+def right_factor_of_many(a, b):
+    return ops.matmul(a, transposed(b, axes=(0, -1, 1)), ta=True)
+
+
+def test_a_transposed_factor_becomes_a_flag():
+    rule = algebra.transposed_factor
+    assert by_rule(left_factor, plain(5, 3), plain(5, 4), rule=rule) == ["matmul"]
+    program = algebra.simplify(trace(left_factor, plain(5, 3), plain(5, 4)))
+    assert dead_code(program).lines[0].params["ta"] is True
+    many = plain(2, 5, 3), plain(2, 4, 5)
+    assert by_rule(right_factor_of_many, *many, rule=rule) == ["matmul"]
+
+
+def test_a_flag_and_a_transpose_cancel():
+    def step(a, b):
+        return ops.matmul(transposed(a), transposed(b), ta=True, tb=True)
+
+    program = trace(step, plain(3, 5), plain(5, 4))
+    (line,) = dead_code(algebra.simplify(program)).lines
+    assert line.params == {"ta": False, "tb": False}
+    assert agree(program, algebra.simplify(program), plain(3, 5, seed=2), plain(5, 4, seed=3))
+
+
+def test_another_order_of_axes_is_no_flag():
+    def step(a, b):
+        return ops.matmul(transposed(a, axes=(1, 0, 2)), b)
+
+    left = by_rule(step, plain(4, 2, 3), plain(2, 3, 5), rule=algebra.transposed_factor)
+    assert left == ["transpose", "matmul"]
+
+
+SUMS = {
+    "all": lambda a: ops.sum(ops.broadcast_to(a, shape=(5, 3, 1, 7))),
+    "some": lambda a: ops.sum(ops.broadcast_to(a, shape=(5, 3, 4, 7)), axis=(0, 2, -1)),
+    "kept": lambda a: ops.sum(
+        ops.broadcast_to(a, shape=(5, 3, 4, 7)), axis=(0, 2, 3), keepdims=True
+    ),
+    "to": lambda a: ops.sum_to(ops.broadcast_to(a, shape=(5, 3, 4, 7)), shape=(3, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_a_sum_of_a_broadcast_is_a_product_and_rounds_less(name):
+    a = plain(3, 1, 1) if name != "all" else plain(1)[0].reshape(())
+    program = trace(SUMS[name], a)
+    after = dead_code(algebra.rewrite(program, (algebra.sum_of_broadcast,)))
+    assert "multiply" in names(after) and "broadcast_to" not in names(after)
+    exact = evaluate(trace(SUMS[name], a.astype(np.float64)), a.astype(np.float64))
+    ours, eager = evaluate(after, a), evaluate(program, a)
+    assert ours.shape == eager.shape and ours.dtype == eager.dtype
+    assert abs(ours - exact).max() <= abs(exact).max() * 2.0**-24
+    assert abs(eager - exact).max() <= abs(exact).max() * 140 * 2.0**-24
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda a: ops.sum(ops.broadcast_to(a, shape=(2, 3)), axis=1),
+        lambda a: ops.sum(ops.broadcast_to(a, shape=(4, 2, 3)), axis=(0, 2)),
+        lambda a: ops.sum_to(ops.broadcast_to(a, shape=(2, 3)), shape=(2, 1)),
+        lambda a: ops.sum(ops.broadcast_to(a, shape=(0, 1, 3)), axis=0),
+    ],
+)
+def test_a_sum_over_other_axes_than_a_broadcasts_stays(step):
+    left = by_rule(step, plain(1, 3), rule=algebra.sum_of_broadcast)
+    assert left == ["broadcast_to", left[1]]
 
 
 def test_elementwise_calls_broadcast_by_themselves():
@@ -767,11 +840,16 @@ def test_the_report_has_a_row_for_each_pass():
     assert [row.name for row in rows] == [
         "as traced",
         *[one.__name__.replace("_", " ") for one in passes.PASSES],
+        "share masks",
+        "fuse",
+        "memory in turns",
     ]
-    after = optimise(program)
+    after, run = optimise(program), cpu.Plan(optimise(program), Scratch())
     assert rows[0][1:] == (len(program.lines), program.flops, program.nbytes)
-    assert rows[-1][1:] == (len(after.lines), after.flops, after.nbytes)
-    assert rows[-1].lines < rows[0].lines
+    assert rows[-4][1:] == (len(after.lines), after.flops, after.nbytes)
+    assert rows[-4].lines < rows[0].lines
+    assert rows[-2][1:] == (len(run.program.lines), run.program.flops, run.program.nbytes)
+    assert rows[-1].nbytes == run.storage.nbytes < after.nbytes
     text = table(rows)
     assert len(text.splitlines()) == len(rows) + 1 and "fold constants" in text
     assert len({len(line) for line in text.splitlines()}) == 1

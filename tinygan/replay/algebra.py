@@ -197,6 +197,62 @@ def nested_broadcasts(writer, line):
     return first and writer.broadcast(first.args[0], shape)
 
 
+def transposed_factor(writer, line):
+    """matmul(transpose(a), b) → matmul(a, b, ta). The flag makes the same view: exact."""
+    if line.op is not ops.matmul:
+        return None
+    for i, flag in enumerate(("ta", "tb")):
+        turn = writer.by(line.args[i], ops.transpose)
+        if turn is None:
+            continue
+        n = len(turn.result.shape)
+        if _axes(turn) == (*range(n - 2), n - 1, n - 2):
+            params = line.params | {flag: not line.params.get(flag, False)}
+            args = _with(line.args, i, turn.args[0])
+            return writer.call(ops.matmul, args, line.result.shape, params)
+    return None
+
+
+def _axes(line):
+    n, axes = len(line.result.shape), line.params.get("axes")
+    return tuple(reversed(range(n))) if axes is None else tuple(int(k) % n for k in axes)
+
+
+def sum_of_broadcast(writer, line):
+    """The sum over just the axes along which a was repeated n times → a·n.
+
+    Not the same bits: n·a is rounded once, where the sum of n terms is rounded n − 1 times.
+    """
+    if line.op not in (ops.sum, ops.sum_to):
+        return None
+    repeat = writer.by(line.args[0], ops.broadcast_to)
+    if repeat is None or repeat.result.dtype != line.result.dtype or line.result.dtype.kind != "f":
+        return None
+    (a,), shape = repeat.args, repeat.result.shape
+    if repeat.result.size == 0:
+        return None
+    if _lengthened((1,) * (len(shape) - len(a.shape)) + a.shape, shape) != _summed(line, shape):
+        return None
+    y = writer.call(ops.multiply, (a, float(math.prod(shape) // a.size)), a.shape)
+    if y.shape == line.result.shape:
+        return y
+    return writer.call(ops.reshape, (y,), line.result.shape, {"shape": line.result.shape})
+
+
+def _summed(line, shape):
+    """The axes, of more than one element, over which a sum runs."""
+    if line.op is ops.sum_to:
+        to = line.params["shape"]
+        return _lengthened((1,) * (len(shape) - len(to)) + tuple(to), shape)
+    axis = line.params.get("axis")
+    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return {i % len(shape) for i in axes if shape[i] != 1}
+
+
+def _lengthened(shape, to):
+    return {i for i, (n, m) in enumerate(zip(shape, to, strict=True)) if n != m}
+
+
 def broadcast_operands(writer, line):
     """multiply(broadcast_to(a), b) → multiply(a, b): NumPy broadcasts by itself. Exact.
 
@@ -437,7 +493,9 @@ RULES = (
     sum_with_negative,
     product_of_negatives,
     doubled_factor,
+    transposed_factor,
     nested_broadcasts,
+    sum_of_broadcast,
     broadcast_operands,
     plain_slices,
     part_of_parts,

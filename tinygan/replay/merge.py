@@ -33,7 +33,7 @@ from typing import NamedTuple
 from tinygan import ops
 from tinygan.conv import conv2d, conv2d_transpose, conv2d_weight_grad
 from tinygan.norms import block_inverse_deviation, block_mean, project, standardise
-from tinygan.replay.algebra import frozen, range_of
+from tinygan.replay.algebra import ELEMENTWISE, frozen, range_of
 from tinygan.replay.program import PHASES, Line, Value
 
 CALL = 1 << 14  # bytes that are read or written in about the time that a call takes by itself
@@ -46,12 +46,7 @@ CACHE = 1 << 20  # bytes that a core still has at hand when they are needed agai
 # The first argument is the batch, the others are weights.
 _PRODUCTS = {ops.affine, ops.matmul, conv2d, conv2d_transpose}
 # An argument is a batch if it has the rows of the result, else the same for all of them.
-_ELEMENTWISE = {
-    ops.abs, ops.add, ops.clip, ops.divide, ops.equal, ops.exp, ops.expm1, ops.gate, ops.greater,
-    ops.greater_equal, ops.inside, ops.less, ops.less_equal, ops.log, ops.log1p, ops.maximum,
-    ops.minimum, ops.multiply, ops.negative, ops.power_number, ops.ratio, ops.rsqrt, ops.share,
-    ops.sigmoid, ops.sign, ops.softplus, ops.sqrt, ops.square, ops.subtract, ops.tanh, ops.where,
-}  # fmt: skip
+_ELEMENTWISE = ELEMENTWISE | {ops.gate}
 # If their axes leave out the first: how many arguments, from the first on, are batches.
 _NORMS = {standardise: 3, project: 4, block_mean: 1, block_inverse_deviation: 2}
 _REDUCTIONS = {ops.sum, ops.max, ops.norm, ops.logsumexp}

@@ -11,8 +11,11 @@ import numpy as np
 
 from tinygan.backend import array_module
 from tinygan.replay.algebra import rewrite, simplify
+from tinygan.replay.fuse import fuse
+from tinygan.replay.masks import share_masks
 from tinygan.replay.merge import merge_batches
 from tinygan.replay.program import Value
+from tinygan.replay.storage import Storage
 
 FOLD = 1 << 20  # bytes up to which a constant may be larger than what it is made of
 
@@ -98,13 +101,18 @@ class Row(NamedTuple):
 
 
 def report(program):
-    """The cost of a program before, and after each of :data:`PASSES`: a list of :class:`Row`."""
+    """The cost of a program before, and after each pass: a list of :class:`Row`.
+
+    The last three are what the CPU's runner adds: shared masks, groups of element-wise lines, and
+    buffers that values use in turn; the bytes of that row are the buffers'.
+    """
     rows = [Row("as traced", len(program.lines), program.flops, program.nbytes)]
-    for one in PASSES:
+    for one in (*PASSES, share_masks, fuse):
         program = one(program)
         name = one.__name__.replace("_", " ")
         rows.append(Row(name, len(program.lines), program.flops, program.nbytes))
-    return rows
+    buffers = Storage(program).nbytes
+    return [*rows, Row("memory in turns", len(program.lines), program.flops, buffers)]
 
 
 def table(rows):
