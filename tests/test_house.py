@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "conv": CORE | {"lowering"},
     "norms": CORE,
     "nn": CORE | {"conv", "norms"},
+    "spectral": CORE | {"nn"},
     "models": CORE | {"conv", "norms", "nn"},
     "losses": CORE,
     "penalties": CORE,
@@ -58,8 +59,11 @@ MAY_IMPORT = {
     "metrics": CORE,
     "weights": CORE,
     "torch_import": CORE | {"models", "nn"},
+    "ema": CORE | {"optim"},
+    "game": CORE,
+    "image_scores": CORE | {"data", "metrics", "models", "nn", "weights"},
 }
-ABOVE_ALL = {"train", "study", "tinygan"}
+ABOVE_ALL = {"train", "loop", "systems", "algorithms", "study", "tinygan"}
 
 
 def place(module):
@@ -128,6 +132,12 @@ def test_imports_point_one_way(module):
         ("losses", "from tinygan import penalties as p", {"penalties"}),
         ("optim", "import tinygan.train", {"train"}),
         ("ops", "from tinygan.backend import array_module\nimport numpy", set()),
+        ("game", "from tinygan import optim", {"optim"}),
+        ("spectral", "from tinygan.models.net import Net", {"models.net", "models.net.Net"}),
+        ("ema", "from tinygan import models, tree\nfrom tinygan.optim import blend", {"models"}),
+        ("image_scores", "from tinygan import loop, metrics", {"loop"}),
+        ("models.mlp", "from tinygan.systems import acgan", {"systems", "systems.acgan"}),
+        ("systems.acgan", "from tinygan import train, loop, ema", set()),
         ("study.plots", "from tinygan import train, ops", set()),
     ],
 )
@@ -446,6 +456,9 @@ METHODS = {"sum", "mean", "max", "reshape", "transpose"}  # of a Tensor: the fun
         "conv",
         "norms",
         "nn",
+        "spectral",
+        "ema",
+        "game",
         "models.net",
         "models.mlp",
         "models.dcgan",

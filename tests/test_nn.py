@@ -582,3 +582,69 @@ def test_a_mask_of_another_shape_is_an_error_even_if_it_broadcasts(shape):
 def test_masks_are_made_on_the_streams_device(stand_in):
     there = nn.dropout_mask(Stream(5, device="gpu"), (6, 4), 0.5)
     assert np.array_equal(stand_in.get(there), nn.dropout_mask(Stream(5), (6, 4), 0.5))
+
+
+# Dropout and noise as layers
+
+
+def test_a_dropout_layer_draws_dropouts_mask_whatever_the_level():
+    layer = nn.Dropout(0.3)
+    mask = layer.draw(Stream(1), (40, 6), np.float64)
+    assert mask.dtype == np.float64
+    assert np.array_equal(mask, nn.dropout_mask(Stream(1), (40, 6), 0.3, np.float64))
+    assert np.array_equal(mask, layer.draw(Stream(1), (40, 6), np.float64, level=0.0))
+    x = Stream(2).normal((40, 6), np.float64)
+    assert np.array_equal(layer(x, mask), x * mask)
+    assert nn.Dropout() == nn.Dropout(0.5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_noise_layer_adds_normal_noise_of_its_deviation_times_the_level(dtype):
+    layer = nn.Noise(0.3)
+    noise = layer.draw(Stream(1), (200, 100), dtype)
+    assert noise.dtype == dtype and abs(noise.mean()) < 5 * 0.3 / math.sqrt(20_000)
+    assert noise.std() == pytest.approx(0.3, rel=5 / math.sqrt(2 * 20_000))
+    np.testing.assert_allclose(noise, 0.3 * Stream(1).normal((200, 100), dtype), rtol=1e-6)
+    half = layer.draw(Stream(1), (200, 100), dtype, level=0.5)
+    np.testing.assert_allclose(half, noise / 2, rtol=1e-6)
+    assert half.dtype == dtype
+    assert (layer.draw(Stream(1), (2, 3), dtype, level=0) == 0).all()
+    assert (nn.Noise(0.0).draw(Stream(1), (2, 3), dtype) == 0).all()
+    x = Stream(2).normal((200, 100), dtype)
+    assert np.array_equal(layer(x, noise), x + noise)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.4), nn.Noise(0.7)], ids=str)
+def test_layers_that_draw_are_nothing_without_noise_and_have_gradients_with_it(layer):
+    x = Stream(2).normal((4, 3), np.float64)
+    tracked = track(x)
+    assert layer(x) is x and layer(tracked) is tracked and layer(tracked, None) is tracked
+    assert not hasattr(layer, "init")
+    noise = layer.draw(Stream(5), (4, 3), np.float64)
+    check_gradients(lambda a: ops.tanh(layer(a, noise)), x, order=3, complex_step=True)
+    for shape in [(4, 1), (1, 3), (3,), (3, 4), ()]:
+        with pytest.raises(ValueError, match=r"noise \(.*\) for x \(4, 3\); expected the same sh"):
+            layer(x, np.ones(shape))
+    with pytest.raises(ValueError, match="noise of type float for x"):
+        layer(x, 1.0)
+
+
+def test_layers_that_draw_do_so_on_the_streams_device(stand_in):
+    for layer in (nn.Dropout(0.4), nn.Noise(0.7)):
+        there = layer.draw(Stream(5, device="gpu"), (6, 4), level=0.5)
+        assert type(there) is stand_in.ndarray
+        np.testing.assert_allclose(
+            stand_in.get(there), layer.draw(Stream(5), (6, 4), level=0.5), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1, math.nan, math.inf])
+def test_bad_rates_deviations_and_levels_are_errors(bad):
+    with pytest.raises(ValueError, match="Dropout: rate is .*0 or more and below 1"):
+        nn.Dropout(bad)
+    if bad == 1:
+        return
+    with pytest.raises(ValueError, match="Noise: deviation is .*0 or more, finite"):
+        nn.Noise(bad)
+    with pytest.raises(ValueError, match="Noise: level is .*0 or more, finite"):
+        nn.Noise(0.1).draw(Stream(0), (2, 3), level=bad)

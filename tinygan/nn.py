@@ -15,7 +15,7 @@ import numpy as np
 from tinygan.backend import to_device, to_host
 from tinygan.conv import Geometry, conv2d, conv2d_transpose, pair
 from tinygan.norms import batch_norm, layer_norm, standing_norm
-from tinygan.ops import affine, max, multiply, reshape
+from tinygan.ops import add, affine, max, multiply, reshape
 
 # Initialisers: (stream, shape, fans, dtype) -> array, with fans = (fan_in, fan_out) of the layer.
 
@@ -385,8 +385,7 @@ def dropout_mask(stream, shape, rate, dtype=np.float32):
     Raises: ValueError for a rate outside [0, 1).
     Source: Srivastava et al. (2014), scaled in training as in PyTorch.
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout_mask: rate is {rate}; expected 0 or more and below 1")
+    _check_rate("dropout_mask", rate)
     keep = stream.uniform(shape, dtype) >= np.dtype(dtype).type(rate)
     return keep.astype(dtype) * np.dtype(dtype).type(1 / (1 - rate))
 
@@ -396,17 +395,83 @@ def dropout(x, mask):
 
     y = x·mask, mask of :func:`dropout_mask`; without one (None), as when sampling, y = x
 
-    It takes its mask by the call and so is no layer of a network: call it between two networks,
-    ``head(p, dropout(body(q, x), mask))``.
+    :class:`Dropout` is the same as a layer of a network.
 
     Shapes: x, mask, y (N, ...).
     Raises: ValueError for a mask of another shape.
     """
     if mask is None:
         return x
-    if mask.shape != x.shape:
-        raise ValueError(f"dropout: mask {mask.shape} for x {x.shape}; expected the same shape")
-    return multiply(x, mask)
+    return multiply(x, _fitting("dropout: mask", mask, x))
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """:func:`dropout` as a layer, without parameters.
+
+    y = x·noise, noise of :meth:`draw`; without it, as when sampling, y = x
+
+    Shapes: x, noise, y (N, ...).
+    Raises: ValueError for a rate outside [0, 1), and for noise of another shape than x.
+    Source: Srivastava et al. (2014), scaled in training as in PyTorch.
+    """
+
+    rate: float = 0.5
+
+    def __post_init__(self):
+        _check_rate("Dropout", self.rate)
+
+    def draw(self, stream, shape, dtype=np.float32, level=1.0):
+        """A mask for an x of this shape, by :func:`dropout_mask`; no level changes it."""
+        return dropout_mask(stream, shape, self.rate, dtype)
+
+    def __call__(self, x, noise=None):
+        return x if noise is None else multiply(x, _fitting("Dropout: noise", noise, x))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Normal noise added to the values, a layer without parameters.
+
+    y = x + noise, noise of :meth:`draw`; without it, as when sampling, y = x
+
+    As a network's first layer it is noise on the samples themselves, "instance noise".
+
+    Shapes: x, noise, y (N, ...).
+    Raises: ValueError for a deviation below 0, and for noise of another shape than x.
+    Source: Sønderby et al. (2017), Arjovsky & Bottou (2017) on samples; Zhao et al. (2017) between
+        layers.
+    """
+
+    deviation: float
+
+    def __post_init__(self):
+        if not 0 <= self.deviation < math.inf:
+            raise ValueError(f"Noise: deviation is {self.deviation}; expected 0 or more, finite")
+
+    def draw(self, stream, shape, dtype=np.float32, level=1.0):
+        """Normal noise of deviation level·deviation for an x of this shape.
+
+        Raises: ValueError for a level below 0.
+        """
+        if not 0 <= level < math.inf:
+            raise ValueError(f"Noise: level is {level}; expected 0 or more, finite")
+        return _normal(stream, shape, level * self.deviation, dtype)
+
+    def __call__(self, x, noise=None):
+        return x if noise is None else add(x, _fitting("Noise: noise", noise, x))
+
+
+def _check_rate(name, rate):
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name}: rate is {rate}; expected 0 or more and below 1")
+
+
+def _fitting(what, noise, x):
+    shape = getattr(noise, "shape", f"of type {type(noise).__name__}")
+    if shape != x.shape:
+        raise ValueError(f"{what} {shape} for x {x.shape}; expected the same shape")
+    return noise
 
 
 def _image(layer, shape, channels):

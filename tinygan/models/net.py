@@ -12,7 +12,7 @@ from tinygan.backend import Stream
 from tinygan.engine import values
 from tinygan.nn import BatchNorm
 from tinygan.norms import block_mean
-from tinygan.ops import relu, sigmoid, tanh
+from tinygan.ops import relu, reshape, sigmoid, square, subtract, tanh
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,29 +83,85 @@ class Net:
             if hasattr(layer, "init")
         }
 
-    def __call__(self, params, x, statistics=None):
-        """The result; with ``statistics`` (:func:`standing_statistics`) batch norm uses those."""
+    def draw(self, stream, n, dtype=np.float32, level=1.0):
+        """What the dropout and noise layers use for n samples, drawn from ``stream``: ``noise``.
+
+        Args:
+            level: multiplies the deviation of :class:`tinygan.nn.Noise`, for schedules.
+        Returns: {name: array (n, ...)} for the layers that draw; {} if none does.
+        """
+        return {
+            name: self.layers[name].draw(stream, (n, *shape), dtype, level)
+            for name, shape in self.shapes().items()
+            if hasattr(self.layers[name], "draw")
+        }
+
+    def __call__(self, params, x, statistics=None, noise=None):
+        """The result.
+
+        Args:
+            statistics: of :func:`standing_statistics`, for batch norm to use; None for those of x.
+            noise: of :meth:`draw`, for dropout and noise; None or {} for neither, as in sampling.
+        Raises: ValueError, naming the layer, for parameters, inputs, statistics or noise that are
+            not those of this network.
+        """
         self._check(params, x)
+        self._check_noise(noise)
         if statistics is not None:
             self._check_statistics(statistics)
         for name, layer in self.layers.items():
             if statistics is not None and isinstance(layer, BatchNorm):
                 x = layer.standing(params[name], x, statistics[name])
             else:
-                x = self._apply(name, params, x)
+                x = self._apply(name, params, x, noise)
         return x
 
-    def _apply(self, name, params, x):
+    def statistics(self, params, x, noise=None):
+        """Each batch norm's mean and variance of this batch, as constants.
+
+        mean = Σ h/n, variance = Σ (h − mean)²/n, biased, over the samples and places of its input h
+
+        Shapes: x (N, *input), each mean and variance (channels,).
+        Returns: {name: {"mean", "variance"}}, {} for a network without batch norm.
+        """
+        self._check(params, x)
+        self._check_noise(noise)
+        found, params, x = {}, values(params), values(x)
+        wanted = [name for name, layer in self.layers.items() if isinstance(layer, BatchNorm)]
+        for name in self.layers:
+            if len(found) == len(wanted):
+                break  # nobody asks for what comes after the last
+            if name in wanted:
+                found[name] = _moments(x)
+            x = self._apply(name, params, x, noise)
+        return found
+
+    def _apply(self, name, params, x, noise=None):
         layer = self.layers[name]
-        if name in params:
-            return layer(params[name], x)
-        y = layer(x)
+        given = (params[name], x) if name in params else (x,)
+        if noise and name in noise:
+            given += (noise[name],)
+        try:
+            y = layer(*given)
+        except ValueError as error:
+            raise ValueError(f"{self.title}, layer {name}: {error}") from error
         if y.shape != x.shape and not hasattr(layer, "output_shape"):
             raise ValueError(
                 f"{self.title}: the function {name} made {y.shape} of {x.shape}; expected the same "
                 "shape. Use nn.Reshape or nn.Flatten, or a layer with a method output_shape"
             )
         return y
+
+    def _check_noise(self, noise):
+        if noise is None:
+            return
+        expected = [name for name, layer in self.layers.items() if hasattr(layer, "draw")]
+        given = list(noise) if isinstance(noise, dict) else [f"a {type(noise).__name__}"]
+        if given and set(given) != set(expected):
+            raise ValueError(
+                f"{self.title}: noise for {', '.join(given)}; expected it for "
+                f"{', '.join(expected) or 'no layer'}, as draw makes it, or None"
+            )
 
     def _check_statistics(self, statistics):
         missing = [
@@ -159,36 +215,40 @@ def standing_statistics(net, params, batches):
     Raises: ValueError without batches, or for batches of another shape.
     Source: Wu & Johnson, Rethinking "batch" in BatchNorm (2021), section 3.2.
     """
-    found, count, params = {}, 0, values(params)
+    found, count = None, 0
     for x in batches:
-        net._check(params, x)
         count += len(x)
-        share = len(x) / max(1, count)
-        for name, layer in net.layers.items():
-            if isinstance(layer, BatchNorm):
-                found[name] = _pooled(found.get(name), x, share)
-            x = net._apply(name, params, x)
+        found = _pooled(found, net.statistics(params, x), len(x) / max(1, count))
     if count == 0:
         raise ValueError("standing_statistics: no batches; expected at least one")
     return found
 
 
-def _pooled(so_far, x, share):
-    """Moments of all batches, of which the last, x, is a share: no E x² − (E x)², which cancels."""
-    axes = tuple(range(x.ndim - 1))
-    centre = block_mean(x, axes=axes)
-    mean, variance = centre.reshape(-1), block_mean((x - centre) ** 2, axes=axes).reshape(-1)
+def _moments(x):
+    """The mean and the biased variance of each feature: no E x² − (E x)², which cancels."""
+    axes, features = tuple(range(x.ndim - 1)), x.shape[-1:]
+    mean = block_mean(x, axes=axes)
+    variance = block_mean(square(subtract(x, mean)), axes=axes)
+    return {"mean": reshape(mean, shape=features), "variance": reshape(variance, shape=features)}
+
+
+def _pooled(so_far, last, share):
+    """Moments of all batches, of which the last is a share."""
     if so_far is None:
-        return {"mean": mean, "variance": variance}
-    step, bend = mean - so_far["mean"], variance - so_far["variance"]
-    return {
-        "mean": so_far["mean"] + step * share,
-        "variance": so_far["variance"] + bend * share + step * step * (share * (1 - share)),
-    }
+        return last
+    pooled = {}
+    for name, old in so_far.items():
+        step, bend = (last[name][key] - old[key] for key in ("mean", "variance"))
+        pooled[name] = {
+            "mean": old["mean"] + step * share,
+            "variance": old["variance"] + bend * share + step * step * (share * (1 - share)),
+        }
+    return pooled
 
 
 def _blank(layer):
-    """The layer's parameters as zeros, which take no time: to count them."""
+    """The layer's learned parameters as zeros, which take no time: to count them."""
+    layer = getattr(layer, "layer", layer)  # of spectral norm, without its two vectors
     if not hasattr(layer, "init"):
         return {}
     inits = {f.name: nn.zeros for f in fields(layer) if f.name.endswith("_init")}
@@ -200,8 +260,11 @@ def _by(shape):
 
 
 def _describe(layer: Any):
-    """A layer in a few words: what it is, its kernel, stride and padding."""
+    """A layer in a few words: what it is, its kernel, stride and padding, its noise."""
     words = [getattr(layer, "__name__", type(layer).__name__)]
+    words += [f"{getattr(layer, key):g}" for key in ("rate", "deviation") if hasattr(layer, key)]
+    if hasattr(layer, "layer"):
+        words.append(_describe(layer.layer))
     if hasattr(layer, "kernel"):
         words.append(f"{_size(layer.kernel)} stride {_size(layer.stride, False)}")
         if layer.pad != 0:
