@@ -14,6 +14,7 @@ from tinygan.check import check_gradients
 from tinygan.engine import Tensor, grad, grad_values, track
 
 GAMES = {
+    "smoothed": losses.label_smoothed(0.9, 0.1),
     "minimax": losses.MINIMAX,
     "non-saturating": losses.NON_SATURATING,
     "wasserstein": losses.WASSERSTEIN,
@@ -22,8 +23,16 @@ GAMES = {
 }
 LOGISTIC = ("minimax", "non-saturating")
 
+
+def cross_entropy(logits, label):
+    """−a·ln σ − (1 − a)·ln(1 − σ), averaged."""
+    terms = label * np.logaddexp(0, -logits) + (1 - label) * np.logaddexp(0, logits)
+    return terms.mean()
+
+
 # Independent formulas: NumPy in float64, with logaddexp(0, t) for ln(1 + eᵗ).
 CRITICS = {
+    "smoothed": lambda r, f: cross_entropy(r, 0.9) + cross_entropy(f, 0.1),
     "minimax": lambda r, f: np.logaddexp(0, -r).mean() + np.logaddexp(0, f).mean(),
     "non-saturating": lambda r, f: np.logaddexp(0, -r).mean() + np.logaddexp(0, f).mean(),
     "wasserstein": lambda r, f: f.mean() - r.mean(),
@@ -31,6 +40,7 @@ CRITICS = {
     "hinge": lambda r, f: np.maximum(0, 1 - r).mean() + np.maximum(0, 1 + f).mean(),
 }
 GENERATORS = {
+    "smoothed": lambda f: np.logaddexp(0, -f).mean(),
     "minimax": lambda f: -np.logaddexp(0, f).mean(),
     "non-saturating": lambda f: np.logaddexp(0, -f).mean(),
     "wasserstein": lambda f: -f.mean(),
@@ -253,6 +263,7 @@ def test_gradients_are_the_formulas(name):
     sigmoid = np.vectorize(sigmoid_exactly)
     real, fake = critic_slopes(GAMES[name], REAL, FAKE)
     on_real, on_fake = {
+        "smoothed": (sigmoid(REAL) - 0.9, sigmoid(FAKE) - 0.1),
         "minimax": (-sigmoid(-REAL), sigmoid(FAKE)),
         "non-saturating": (-sigmoid(-REAL), sigmoid(FAKE)),
         "wasserstein": (-np.ones(3), np.ones(2)),
@@ -264,6 +275,7 @@ def test_gradients_are_the_formulas(name):
     np.testing.assert_allclose(
         generator_slope(GAMES[name], FAKE),
         {
+            "smoothed": -sigmoid(-FAKE),
             "minimax": -sigmoid(FAKE),
             "non-saturating": -sigmoid(-FAKE),
             "least squares": FAKE - 1,
@@ -453,3 +465,30 @@ def test_empty_batches_are_an_error(name):
 def test_mixed_dtypes_are_an_error(name):
     with pytest.raises(TypeError, match="mixed dtypes"):
         GAMES[name].critic(REAL.astype(np.float32), FAKE)
+
+
+# Label smoothing
+
+
+def test_smoothed_labels_ask_for_their_own_probability():
+    """One-sided: D is least punished where σ(D(x)) = a, and a sure D is pushed back."""
+    game = losses.label_smoothed(0.9)
+    logit = math.log(0.9 / 0.1)
+    fake = np.array([-40.0])
+    for real, sign in ((logit, 0), (logit + 1, 1), (logit - 1, -1)):
+        slope, _ = critic_slopes(game, np.array([real]), fake)
+        assert np.sign(np.round(slope[0], 12)) == sign
+    plain, _ = critic_slopes(losses.NON_SATURATING, np.array([logit + 1]), fake)
+    assert plain[0] < 0
+
+
+def test_labels_of_one_and_zero_are_the_standard_game():
+    given = REAL, FAKE
+    one, other = losses.label_smoothed(1.0, 0.0), losses.NON_SATURATING
+    assert float(one.critic(*given)) == pytest.approx(float(other.critic(*given)), abs=1e-15)
+
+
+@pytest.mark.parametrize("labels", [(0.1, 0.9), (1.1, 0.0), (0.9, -0.1), (0.5, 0.5)])
+def test_labels_in_the_wrong_order_or_range_are_an_error(labels):
+    with pytest.raises(ValueError, match="label_smoothed: labels.*expected 0 <= fake < real <= 1"):
+        losses.label_smoothed(*labels)

@@ -481,6 +481,18 @@ def test_linear_decay_goes_straight_and_then_stays():
     )
 
 
+def test_linear_decay_may_begin_later():
+    schedule = optim.LinearDecay(1.0, 0.0, 4, after=3)
+    assert [schedule(t) for t in (0, 3, 4, 5, 7, 99)] == [1.0, 1.0, 0.75, 0.5, 0.0, 0.0]
+
+
+def test_cosine_decay_is_slow_at_both_ends():
+    schedule = optim.CosineDecay(3.0, 1.0, 8)
+    quarter = 2 + math.cos(math.pi / 4)
+    found = [schedule(t) for t in (0, 2, 4, 6, 8, 99)]
+    np.testing.assert_allclose(found, [3, quarter, 2, 4 - quarter, 1, 1], rtol=1e-15)
+
+
 def test_exponential_decay_is_a_power():
     schedule = optim.ExponentialDecay(0.8, 0.25, 10)
     assert [schedule(t) for t in (0, 5, 10, 20)] == pytest.approx([0.8, 0.4, 0.2, 0.05], rel=1e-15)
@@ -491,9 +503,10 @@ def test_exponential_decay_is_a_power():
     "make",
     [
         lambda steps: optim.LinearDecay(1.0, 0.0, steps),
+        lambda steps: optim.CosineDecay(1.0, 0.0, steps),
         lambda s: optim.ExponentialDecay(1.0, 0.5, s),
     ],
-    ids=["linear", "exponential"],
+    ids=["linear", "cosine", "exponential"],
 )
 def test_a_schedule_over_no_steps_is_an_error(make, steps):
     with pytest.raises(ValueError, match="steps"):

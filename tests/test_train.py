@@ -961,7 +961,7 @@ def follow(
 
     for i in range(100):
         batches = [critic_batch() for _ in range(critic_steps)]
-        given = batches, [points()], 0.004 / (1 + i), 0.004 / (2 + i), *more(stream)
+        given = batches, [(points(),)], 0.004 / (1 + i), 0.004 / (2 + i), *more(stream)
         expected = reference(gan, players, *given)
         worst = max(worst, *distances(compiled(players, *given), expected).values())
         players = expected[0]
@@ -1151,7 +1151,7 @@ def test_a_compiled_iteration_in_float32_is_as_near_to_float64_as_the_eager_one(
             stream.normal((4, *net.input)) for net in (gan.critic, gan.generator, gan.generator)
         )
         noise = gan.penalty.draw(stream, real) if gan.penalty else ()
-        batch = [(real, points[0], noise)], points[1:]
+        batch = [(real, points[0], noise)], [(z,) for z in points[1:]]
         rates = 0.004 / (1 + i), 0.004 / (2 + i)
         exact = eagerly(iteration, gan, *tree.tree_map(np.float64, (players, *batch)), *rates)
         found = eagerly(iteration, gan, players, *batch, *rates)

@@ -106,6 +106,38 @@ def hinge_generator(fake):
     return negative(mean(fake))
 
 
+def label_smoothed(real=0.9, fake=0.0, generator=non_saturating_generator):
+    """The standard GAN whose discriminator is told less than it could be: labels short of 1 and 0.
+
+    E [softplus(D(x)) − a·D(x)] + E [softplus(D(G(z))) − b·D(G(z))], a for real and b for fake:
+    the cross-entropy −a·log σ − (1 − a)·log(1 − σ), least at σ(D(x)) = a
+
+    One-sided, with b = 0, is the form that is advised: with b above 0 the optimal discriminator
+    (a·p_r + b·p_g)/(p_r + p_g) rewards a generator for staying where it is.
+
+    Args:
+        real, fake: the labels a and b, 0 ≤ b < a ≤ 1.
+        generator: the other side's loss.
+    Returns: a :class:`Loss`.
+    Raises: ValueError for other labels.
+    Source: Salimans et al., Improved techniques for training GANs (2016), section 3.4.
+    """
+    if not 0 <= fake < real <= 1:
+        raise ValueError(
+            f"label_smoothed: labels {real} for real and {fake} for fake; expected "
+            "0 <= fake < real <= 1, such as 0.9 and 0"
+        )
+
+    def critic(on_real, on_fake, average=False):
+        halves = [
+            subtract(mean(softplus(logits)), multiply(mean(logits), label))
+            for logits, label in ((on_real, real), (on_fake, fake))
+        ]
+        return _halves(*halves, average)
+
+    return Loss(critic, generator)
+
+
 def _halves(real, fake, average):
     total = add(real, fake)
     return multiply(total, 0.5) if average else total

@@ -337,9 +337,30 @@ class Adam:
 
 @dataclass(frozen=True)
 class LinearDecay:
-    """From ``start`` to ``end`` in equal parts over ``steps`` steps, then ``end``.
+    """``start`` for ``after`` steps, then to ``end`` in equal parts over ``steps``, then ``end``.
 
-    rate(t) = start + (end − start)·min(t/steps, 1)
+    rate(t) = start + (end − start)·u, u = (t − after)/steps within [0, 1]
+    """
+
+    start: float
+    end: float
+    steps: int
+    after: int = 0
+
+    def __post_init__(self):
+        _check_steps("LinearDecay", self.steps)
+
+    def __call__(self, step):
+        return self.start + (self.end - self.start) * _part(step - self.after, self.steps)
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """From ``start`` to ``end`` over ``steps`` steps, slowly at both ends, then ``end``.
+
+    rate(t) = end + (start − end)·(1 + cos(π·u))/2, u = t/steps within [0, 1]
+
+    Source: Loshchilov & Hutter, SGDR (2017), without restarts.
     """
 
     start: float
@@ -347,10 +368,11 @@ class LinearDecay:
     steps: int
 
     def __post_init__(self):
-        _check_steps("LinearDecay", self.steps)
+        _check_steps("CosineDecay", self.steps)
 
     def __call__(self, step):
-        return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
+        wave = (1 + math.cos(math.pi * _part(step, self.steps))) / 2
+        return self.end + (self.start - self.end) * wave
 
 
 @dataclass(frozen=True)
@@ -369,6 +391,11 @@ class ExponentialDecay:
 
     def __call__(self, step):
         return self.start * self.factor ** (step / self.steps)
+
+
+def _part(step, steps):
+    """The part of ``steps`` that is over, from 0 to 1."""
+    return min(max(step / steps, 0.0), 1.0)
 
 
 def _check(name, rate, **fractions):

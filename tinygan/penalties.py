@@ -219,6 +219,36 @@ class Penalty:
         return multiply(p, self.weight)
 
 
+@dataclass(frozen=True)
+class TwoTermPenalty:
+    """:func:`two_term_penalty` as a :class:`Penalty`: ``penalty(critic, real, fake)``.
+
+    Args:
+        slope_weight, difference_weight: λ₁ and λ₂, at least 0.
+        of: as in :func:`gradient_penalty`.
+    Raises: ValueError for a weight that is negative or not finite.
+    Source: P3 section 3.2, which rejects it.
+    """
+
+    slope_weight: float
+    difference_weight: float
+    of: Callable | None = None
+
+    def __post_init__(self):
+        weights = self.slope_weight, self.difference_weight
+        if not all(0 <= weight < float("inf") for weight in weights):
+            raise ValueError(f"TwoTermPenalty: weights {weights}; expected numbers of at least 0")
+
+    def draw(self, stream, real):
+        """Nothing: its points are the samples."""
+        return ()
+
+    def __call__(self, critic, real, fake):
+        return two_term_penalty(
+            critic, real, fake, self.slope_weight, self.difference_weight, of=self.of
+        )
+
+
 def zero_gp(weight=10.0, of=None):
     """0-GP: slope 0 on the way between samples. Source: P3 equation 6."""
     return Penalty(weight, INTERPOLATES, 0.0, of=of)

@@ -1,25 +1,50 @@
-"""Training: one critic step, one generator step, and the loop around them.
+"""The game of two: one critic step, one generator step, and what alternates between them.
 
 A step is a function of arrays: parameters, data and noise in, new parameters out.
 Whom a step holds fixed it is given as plain arrays, so no gradient of theirs exists. An iteration
-is the same, so that training records it once and replays it.
+is the same, so that :func:`tinygan.loop.run` records it once and replays it.
 """
 
-import csv
-import io
 import math
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinygan import ema
 from tinygan import tree as trees
-from tinygan.backend import array_module, to_host
+from tinygan.backend import Stream, array_module
 from tinygan.engine import grad_values, track
+from tinygan.game import Game, draw_samples, square_norm
+from tinygan.loop import Diverged, History, Run, run
 from tinygan.losses import NON_SATURATING, Loss
-from tinygan.ops import add, concatenate, square, stack, sum
+from tinygan.ops import add, concatenate, multiply, stack
 from tinygan.penalties import Penalty, clip_weights
+from tinygan.spectral import has_spectral_norm, refreshed
+
+__all__ = [
+    "GAN",
+    "Alternating",
+    "CriticBatch",
+    "Diverged",
+    "GeneratorBatch",
+    "Gradients",
+    "History",
+    "LayerNoise",
+    "Players",
+    "Record",
+    "Run",
+    "critic_gradients",
+    "critic_loss",
+    "critic_step",
+    "generator_gradients",
+    "generator_step",
+    "iteration",
+    "normal_prior",
+    "train",
+    "uniform_prior",
+]
 
 
 @dataclass(frozen=True)
@@ -35,9 +60,12 @@ class GAN:
             of its norms are left alone unless ``clip_everything``.
         average: average the two halves of the critic's loss instead of summing them.
         one_batch: send real and fake samples through the critic as one batch: the same values to
-            rounding, in fewer and larger products. Not for critics that mix samples.
-    Raises: ValueError for a clip not above 0, and for one_batch or a penalty with a critic that
-        mixes samples.
+            rounding, in fewer and larger products. Not for critics that mix samples or draw noise.
+        ema: decay of an exponential moving average of the generator (:mod:`tinygan.ema`), from
+            which samples are then made; or None.
+    Raises: ValueError for a clip not above 0, an ema outside (0, 1), one_batch or a penalty with a
+        critic that mixes samples, one_batch with one that draws noise, and a clip with spectral
+        norms.
     """
 
     generator: Any
@@ -50,12 +78,18 @@ class GAN:
     average: bool = False
     one_batch: bool = False
     clip_everything: bool = False
+    ema: float | None = None
 
     def __post_init__(self):
         if self.one_batch and getattr(self.critic, "mixes_samples", False):
             raise ValueError(
                 "GAN: one_batch with a critic that uses batch norm: its statistics would mix "
                 "real and fake samples; expected one_batch=False, or a critic without it"
+            )
+        if self.one_batch and _noise(self.critic, Stream(0), 1, np.float32):
+            raise ValueError(
+                "GAN: one_batch with a critic that draws noise, for real and for fake samples "
+                "apart; expected one_batch=False, or a critic without noise layers"
             )
         if self.penalty is not None and getattr(self.critic, "mixes_samples", False):
             raise ValueError(
@@ -64,21 +98,58 @@ class GAN:
             )
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"GAN: clip is {self.clip}; expected a limit above 0, or None")
+        if self.clip is not None and has_spectral_norm(self.critic):
+            raise ValueError(
+                f"GAN: clip is {self.clip} with a critic of spectral norms, whose singular vectors "
+                "it would clip too. Both bound the slope: expected clip=None, or a critic without"
+            )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(
+                f"GAN: ema is {self.ema}; expected a decay above 0 and below 1, such as .999, or "
+                "None"
+            )
 
     def init(self, stream, dtype=np.float32):
         """Parameters drawn from ``stream``, and optimisers at rest: a :class:`Players`."""
         g = self.generator.init(stream.child(0), dtype)
         d = self.critic.init(stream.child(1), dtype)
-        return Players(g, d, self.generator_optimizer.init(g), self.critic_optimizer.init(d))
+        average = ()
+        if self.ema is not None:
+            z = stream.child(2).normal((64, *self.generator.input), dtype)
+            noise = _noise(self.generator, stream.child(3), 64, dtype)
+            average = ema.start(self.generator, g, z, noise)
+        return Players(
+            g, d, self.generator_optimizer.init(g), self.critic_optimizer.init(d), average
+        )
+
+    def generate(self, players, z):
+        """Samples of the generator, or of its moving average if there is one, at points z."""
+        if self.ema is None:
+            return self.generator(players.generator, z)
+        params, statistics = players.average
+        return ema.sample(self.generator, ema.Average(refreshed(params), statistics), z)
 
 
 class Players(NamedTuple):
-    """All that training changes: the parameters of both sides and their optimisers' states."""
+    """All that training changes: both sides' parameters, their optimisers' states, and the moving
+    average of the generator: () without one."""
 
     generator: Any
     critic: Any
     generator_state: Any
     critic_state: Any
+    average: Any = ()
+
+
+class LayerNoise(NamedTuple):
+    """What noise layers use in one step: for D on real and on fake samples, and for G.
+
+    Each is what ``Net.draw`` gave; {} for networks without noise layers.
+    """
+
+    real: Any
+    fake: Any
+    generator: Any
 
 
 class Gradients(NamedTuple):
@@ -89,103 +160,106 @@ class Gradients(NamedTuple):
     tree: Any
 
 
-def critic_gradients(gan, players, real, z, noise=()):
-    """The critic's loss on one batch, and its gradient in the critic's parameters.
+def critic_loss(gan, d, real, fake, noise=(), layers=()):
+    """The critic's loss on one batch, and its penalty: two scalars, the second None without one.
 
-    ∇_D [ loss(D(x), D(G(z))) + penalty(D, x, G(z)) ]
+    loss(D(x), D(G(z))) and penalty(D, x, G(z))
 
-    Shapes: real (N, ...), z (N, latent), noise as ``gan.penalty.draw`` made it.
+    Args:
+        d: the critic's parameters, Tensors or arrays.
+        noise: as ``gan.penalty.draw`` made it.
+        layers: a :class:`LayerNoise`, or (). The penalty is that of the critic without noise.
+    Shapes: real, fake (N, ...).
     """
-    fake = gan.generator(players.generator, z)
-    d = track(players.critic, "D")
     if gan.one_batch:
         logits = gan.critic(d, concatenate(real, fake))
         on_real, on_fake = logits[: len(real)], logits[len(real) :]
     else:
-        on_real, on_fake = gan.critic(d, real), gan.critic(d, fake)
+        on_real = _called(gan.critic, d, real, layers and layers.real)
+        on_fake = _called(gan.critic, d, fake, layers and layers.fake)
     loss = gan.loss.critic(on_real, on_fake, gan.average)
     if gan.penalty is None:
+        return loss, None
+    return loss, gan.penalty(lambda x: gan.critic(d, x), real, fake, *noise)
+
+
+def critic_gradients(gan, players, real, z, noise=(), layers=()):
+    """The critic's loss on one batch, and its gradient in the critic's parameters.
+
+    ∇_D [ loss(D(x), D(G(z))) + penalty(D, x, G(z)) ]
+
+    Shapes: real (N, ...), z (N, latent); noise and layers as in :func:`critic_loss`.
+    """
+    fake = _called(gan.generator, players.generator, z, layers and layers.generator)
+    d = track(players.critic, "D")
+    loss, penalty = critic_loss(gan, d, real, fake, noise, layers)
+    if penalty is None:
         return Gradients(loss.data, None, grad_values(loss, d, release=True))
-    penalty = gan.penalty(lambda x: gan.critic(d, x), real, fake, *noise)
     return Gradients(loss.data, penalty.data, grad_values(add(loss, penalty), d, release=True))
 
 
-def critic_step(gan, players, real, z, noise=(), rate=None):
-    """One step of the critic, clipped if the game says so: (new players, :class:`Gradients`)."""
-    found = critic_gradients(gan, players, real, z, noise)
+def critic_step(gan, players, real, z, noise=(), rate=None, layers=()):
+    """One step of the critic, held to its limits: (new players, :class:`Gradients`).
+
+    Afterwards weights are clipped if the game says so, and spectral norms find their singular
+    vectors anew.
+    """
+    found = critic_gradients(gan, players, real, z, noise, layers)
     d, state = gan.critic_optimizer.update(players.critic, found.tree, players.critic_state, rate)
     if gan.clip is not None:
         d = clip_weights(d, gan.clip, gan.clip_everything)
-    return players._replace(critic=d, critic_state=state), found
+    return players._replace(critic=refreshed(d), critic_state=state), found
 
 
-def generator_gradients(gan, players, z):
+def generator_gradients(gan, players, z, layers=()):
     """The generator's loss on one batch, and its gradient in the generator's parameters.
 
     ∇_G loss(D(G(z)))
     """
     g = track(players.generator, "G")
-    loss = gan.loss.generator(gan.critic(players.critic, gan.generator(g, z)))
+    fake = _called(gan.generator, g, z, layers and layers.generator)
+    logits = _called(gan.critic, players.critic, fake, layers and layers.fake)
+    loss = gan.loss.generator(logits)
     return Gradients(loss.data, None, grad_values(loss, g, release=True))
 
 
-def generator_step(gan, players, z, rate=None):
-    """One step of the generator: (new players, :class:`Gradients`)."""
-    found = generator_gradients(gan, players, z)
+def generator_step(gan, players, z, rate=None, layers=()):
+    """One step of the generator and its moving average: (new players, :class:`Gradients`)."""
+    found = generator_gradients(gan, players, z, layers)
     g, state = gan.generator_optimizer.update(
         players.generator, found.tree, players.generator_state, rate
     )
-    return players._replace(generator=g, generator_state=state), found
+    g, average = refreshed(g), players.average
+    if gan.ema is not None:
+        noise = layers.generator if layers else None
+        average = ema.moved(gan.generator, average, g, z, gan.ema, noise)
+    return players._replace(generator=g, generator_state=state, average=average), found
 
 
-def iteration(gan, players, critic_batches, points, critic_rate=None, generator_rate=None):
-    """Steps of the critic and then of the generator, as one function of arrays.
-
-    Args:
-        critic_batches: (real, z, noise) for each step of the critic, as :func:`critic_step` takes
-            them.
-        points: z for each step of the generator.
-        critic_rate, generator_rate: instead of the optimisers' own.
-    Returns: (new players, numbers): of each step its loss, its penalty (0 without one) and the sum
-        of squares of its gradient.
-    Shapes: numbers (3·steps,), steps in their order.
-    """
-    numbers = []
-    taken = _steps(gan, players, critic_batches, points, critic_rate, generator_rate)
-    for *_, players, found in taken:  # noqa: B007, the last ones are returned
-        penalty = found.penalty
-        if penalty is None:
-            penalty = array_module(found.loss).zeros((), found.loss.dtype)
-        numbers += [found.loss, penalty, _square_norm(found.tree)]
-    return players, stack(*numbers)
+def _called(model, params, x, noise):
+    """Models without noise layers need not know of noise."""
+    return model(params, x, noise=noise) if noise else model(params, x)
 
 
-def _steps(gan, players, critic_batches, points, critic_rate, generator_rate):
-    """Each step of an iteration: (side, its batch, players before and after, Gradients)."""
-    for real, z, noise in critic_batches:
-        before, (players, found) = players, critic_step(gan, players, real, z, noise, critic_rate)
-        yield "critic", real, before, players, found
-    for z in points:
-        before, (players, found) = players, generator_step(gan, players, z, generator_rate)
-        yield "generator", z, before, players, found
+def _noise(model, stream, n, dtype, level=1.0):
+    """What a model's noise layers use for n samples; {} for models without any."""
+    return model.draw(stream, n, dtype, level) if hasattr(model, "draw") else {}
 
 
-def _square_norm(tree):
-    """The sum of squares over all leaves."""
-    first, *rest = [sum(square(a)) for a in trees.leaves(tree)]
-    for other in rest:
-        first = add(first, other)
-    return first
+class CriticBatch(NamedTuple):
+    """What one step of the critic is given; ``real`` is () where it is that of the first step."""
+
+    real: Any
+    z: Any
+    noise: tuple = ()
+    layers: tuple = ()
 
 
-def normal_prior(stream, shape, dtype):
-    """Latent points z ~ N(0, I)."""
-    return stream.normal(shape, dtype)
+class GeneratorBatch(NamedTuple):
+    """What one step of the generator is given."""
 
-
-def uniform_prior(stream, shape, dtype):
-    """Latent points z ~ U[−1, 1), each component by itself. Source: P0, as in DCGAN."""
-    return stream.uniform(shape, dtype) * 2 - 1
+    z: Any
+    layers: tuple = ()
 
 
 class Record(NamedTuple):
@@ -199,40 +273,183 @@ class Record(NamedTuple):
     generator_gradient: float
 
 
-@dataclass
-class History:
-    """The records of a run, first to last."""
-
-    records: list = field(default_factory=list)
-
-    def column(self, name):
-        """One field of every record, a NumPy array."""
-        return np.array([getattr(record, name) for record in self.records])
-
-    def csv(self):
-        """A header and a line per record, as text."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(Record._fields)
-        writer.writerows(self.records)
-        return text.getvalue()
+def normal_prior(stream, shape, dtype):
+    """Latent points z ~ N(0, I)."""
+    return stream.normal(shape, dtype)
 
 
-class Diverged(RuntimeError):
-    """Training met a number that is not finite. ``players`` and ``history`` are the last good."""
-
-    def __init__(self, message, players, history):
-        super().__init__(message)
-        self.players = players
-        self.history = history
+def uniform_prior(stream, shape, dtype):
+    """Latent points z ~ U[−1, 1), each component by itself. Source: P0, as in DCGAN."""
+    return stream.uniform(shape, dtype) * 2 - 1
 
 
-class Run(NamedTuple):
-    """What :func:`train` returns."""
+@dataclass(frozen=True)
+class Alternating(Game):
+    """Steps of one side and then of the other, each from where the steps before it have led.
 
-    players: Players
-    history: History
-    interrupted: bool
+    k critic steps to 1 generator step put D in the inner loop, 1 to k put G there: min over G of
+    max over D is not max of min, and G in the inner loop answers each D with the one mode that it
+    likes best (P2). With SGD at one rate for both sides and fixed numbers of steps this is
+    Fixed-Alt-GD (P3, proposition 2).
+
+    Args:
+        gan: a :class:`GAN`.
+        batch: samples in a batch.
+        latent: the generator's number of inputs.
+        critic_steps, generator_steps: of an iteration.
+        prior: draws the latent points, ``prior(stream, shape, dtype)``.
+        same_batch: all critic steps of an iteration see the same real samples, instead of fresh
+            ones: P4's WGAN as it was run. Latent points are fresh.
+        generator_first: the generator's steps come before the critic's.
+        noise_level: a function of the iteration that multiplies the deviation of
+            :class:`tinygan.nn.Noise` layers, to anneal it; None is 1.
+    Raises: ValueError for sizes below 1.
+    Source: Goodfellow et al. (2014) algorithm 1; Arjovsky et al. (2017) algorithm 1 (P4).
+    """
+
+    gan: GAN
+    batch: int
+    latent: int
+    critic_steps: int = 1
+    generator_steps: int = 1
+    prior: Callable = normal_prior
+    same_batch: bool = False
+    generator_first: bool = False
+    noise_level: Callable | None = None
+
+    names = Record._fields[1:]
+
+    def __post_init__(self):
+        for name in ("batch", "latent", "critic_steps", "generator_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train: {name} is {getattr(self, name)}; expected at least 1")
+
+    def init(self, stream, dtype=np.float32):
+        """As :meth:`GAN.init`."""
+        return self.gan.init(stream, dtype)
+
+    def draw(self, data, streams, step, dtype):
+        """([:class:`CriticBatch`, …], [:class:`GeneratorBatch`, …]) for one iteration."""
+        gan, level = self.gan, 1.0 if self.noise_level is None else self.noise_level(step)
+
+        def latent_points():
+            return self.prior(streams.points, (self.batch, self.latent), dtype)
+
+        def layers(with_real):
+            def noise_of(model):
+                return _noise(model, streams.noise, self.batch, dtype, level)
+
+            real = noise_of(gan.critic) if with_real else {}
+            found = LayerNoise(real, noise_of(gan.critic), noise_of(gan.generator))
+            return found if any(found) else ()
+
+        critic_batches = []
+        for i in range(self.critic_steps):
+            if i == 0 or not self.same_batch:
+                real = draw_samples(data, self.batch, streams.data, dtype)
+            noise = gan.penalty.draw(streams.noise, real) if gan.penalty else ()
+            shown = () if i and self.same_batch else real
+            critic_batches.append(CriticBatch(shown, latent_points(), noise, layers(True)))
+        generator_batches = [
+            GeneratorBatch(latent_points(), layers(False)) for _ in range(self.generator_steps)
+        ]
+        return critic_batches, generator_batches
+
+    def step(self, players, batch, factor):
+        """One iteration; ``factor`` may be a tuple, for the critic's rate and the generator's."""
+        rates = self._rates(factor)
+        return iteration(self.gan, players, *batch, *rates, self.generator_first)
+
+    def _rates(self, factor):
+        critic, generator = factor if isinstance(factor, tuple) else (factor, factor)
+        return (
+            multiply(critic, self.gan.critic_optimizer.rate),
+            multiply(generator, self.gan.generator_optimizer.rate),
+        )
+
+    def generate(self, players, n, stream):
+        """n samples, at latent points of the prior."""
+        dtype = trees.leaves(players.generator)[0].dtype
+        return self.gan.generate(players, self.prior(stream, (n, self.latent), dtype))
+
+    def record(self, step, numbers):
+        """The last step's of each side, gradients as norms: a :class:`Record`."""
+        rows = numbers.reshape(-1, 3)
+        critic, generator = rows[self.critic_steps - 1].tolist(), rows[-1].tolist()
+        norms = math.sqrt(critic[2]), math.sqrt(generator[2])
+        return Record(step, *critic[:2], generator[0], *norms)
+
+    def diagnosis(self, players, batch, factor, numbers):
+        """What is not finite, what is large, and what helps: the iteration's steps, one by one.
+
+        Not from the numbers, whose gradients are gone, but from the same players and batches again.
+        """
+        taken = _steps(self.gan, players, *batch, *self._rates(factor), self.generator_first)
+        for side, samples, before, _, found in taken:
+            broken = [name for name, a in _parts(found, samples) if not np.isfinite(a).all()]
+            if broken or not np.isfinite(square_norm(found.tree)):
+                return _described(side, broken, before)
+        rows = numbers.reshape(-1, 3)
+        loss, penalty, square = rows[~np.isfinite(rows).all(1)][0].tolist()
+        return (
+            f"as compiled, a step gave the loss {loss:.3g}, the penalty {penalty:.3g} and the "
+            f"gradient's squared norm {square:.3g}; step by step all are finite, but near the end "
+            "of the numbers' range. Lower the rates"
+        )
+
+
+def iteration(
+    gan,
+    players,
+    critic_batches,
+    generator_batches,
+    critic_rate=None,
+    generator_rate=None,
+    generator_first=False,
+):
+    """Steps of the critic and then of the generator, as one function of arrays.
+
+    Args:
+        critic_batches: a :class:`CriticBatch` for each step of the critic.
+        generator_batches: a :class:`GeneratorBatch` for each step of the generator.
+        critic_rate, generator_rate: instead of the optimisers' own.
+        generator_first: the other way round.
+    Returns: (new players, numbers): of each step its loss, its penalty (0 without one) and the sum
+        of squares of its gradient.
+    Shapes: numbers (3·steps,), the critic's steps first.
+    """
+    numbers = {"critic": [], "generator": []}
+    taken = _steps(
+        gan, players, critic_batches, generator_batches, critic_rate, generator_rate,
+        generator_first,
+    )  # fmt: skip
+    for side, _, _, players, found in taken:  # noqa: B007, B020, the last ones are returned
+        penalty = found.penalty
+        if penalty is None:
+            penalty = array_module(found.loss).zeros((), found.loss.dtype)
+        numbers[side] += [found.loss, penalty, square_norm(found.tree)]
+    return players, stack(*numbers["critic"], *numbers["generator"])
+
+
+def _steps(gan, players, critic_batches, generator_batches, critic_rate, generator_rate, swapped):
+    """Each step of an iteration: (side, its samples, players before and after, Gradients)."""
+    same = critic_batches[0][0] if critic_batches else None
+    sides = ["critic"] * len(critic_batches) + ["generator"] * len(generator_batches)
+    pairs = list(zip(sides, [*critic_batches, *generator_batches], strict=True))
+    if swapped:
+        pairs = pairs[len(critic_batches) :] + pairs[: len(critic_batches)]
+    for side, batch in pairs:
+        before = players
+        if side == "critic":
+            batch = CriticBatch(*batch)
+            samples = same if type(batch.real) is tuple else batch.real
+            players, found = critic_step(
+                gan, players, samples, batch.z, batch.noise, critic_rate, batch.layers
+            )
+        else:
+            samples, layers = GeneratorBatch(*batch)
+            players, found = generator_step(gan, players, samples, generator_rate, layers)
+        yield side, samples, before, players, found
 
 
 def train(
@@ -252,169 +469,38 @@ def train(
     progress=False,
     watch=None,
     compiled=True,
+    same_batch=False,
+    generator_first=False,
+    noise_level=None,
 ):
-    """Alternate steps of the critic and of the generator, each on a fresh batch.
+    """Alternate steps of the critic and of the generator: :class:`Alternating`, run.
 
     Args:
         players: where to start, of ``gan.init``.
         sample: the data, ``sample(n, stream)`` an array (n, ...).
         steps: iterations, each of ``critic_steps`` and then ``generator_steps``.
-        stream: the run's random stream; data, latent points and penalty noise are its children
-            0, 1 and 2.
-        batch, latent: the batch's size, and the generator's number of inputs.
-        prior: draws the latent points, ``prior(stream, shape, dtype)``.
-        schedule: a function of the iteration (from 0) that multiplies both rates.
-        record_every: iterations between records of the history; the last is always recorded.
-        progress: show a progress bar.
-        watch: ``watch(step, players)`` before the first and after every iteration.
-        compiled: record the first iteration and replay it (:func:`tinygan.compile`): the same to
-            rounding, and faster. False calls every op from Python, for study, or for models and
-            objectives that choose by values.
-    Returns: a :class:`Run`. Ctrl-C ends the run early after the last whole iteration.
+        batch, latent, critic_steps, generator_steps, prior, same_batch, generator_first,
+            noise_level: as in :class:`Alternating`.
+        schedule: a function of the iteration (from 0) that multiplies both rates; or that gives a
+            tuple of two, for the critic's rate and the generator's.
+        stream, record_every, progress, watch, compiled: as in :func:`tinygan.loop.run`.
+    Returns: a :class:`tinygan.loop.Run`. Ctrl-C ends the run early after the last whole iteration.
     Raises: Diverged, with a diagnosis, when a loss, a gradient or a parameter is no longer
         finite; ValueError for sizes below 1, and for an iteration that cannot be recorded;
         TypeError for data of another dtype than the weights.
-    Source: Goodfellow et al. (2014) algorithm 1; Arjovsky et al. (2017) algorithm 1 (P4).
     """
-    sizes = dict(
-        batch=batch, latent=latent, critic_steps=critic_steps, generator_steps=generator_steps
-    )
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"train: {name} is {size}; expected at least 1")
-    if steps < 0 or record_every < 1:
-        raise ValueError(f"train: steps {steps}, record_every {record_every}; expected ≥ 0 and ≥ 1")
-    dtype = trees.leaves(players.critic)[0].dtype
-    data, points, noise = stream.child(0), stream.child(1), stream.child(2)
-
-    def latent_points():
-        return prior(points, (batch, latent), dtype)
-
-    def critic_batch():
-        real, z = _batch(sample, batch, data, dtype), latent_points()
-        return real, z, gan.penalty.draw(noise, real) if gan.penalty else ()
-
-    step = _compiled(gan) if compiled else partial(iteration, gan)
-    history, done, interrupted = History(), 0, False
-    previous = players
-    bar = _progress_bar(steps, progress)
-    try:
-        if watch is not None:
-            watch(0, players)
-        while done < steps:
-            factor = 1.0 if schedule is None else schedule(done)
-            given = (
-                [critic_batch() for _ in range(critic_steps)],
-                [latent_points() for _ in range(generator_steps)],
-                float(gan.critic_optimizer.rate * factor),
-                float(gan.generator_optimizer.rate * factor),
-            )
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # Diverged tells
-                now, numbers = step(players, *given)
-                numbers = to_host(numbers).reshape(-1, 3)
-                if not np.isfinite(numbers).all():
-                    # An update that overflowed shows only now: the last good players are older.
-                    good = players if _finite(players) else previous
-                    message = _diagnosis(gan, players, given, numbers, done + 1)
-                    raise Diverged(message, good, _before(history, done + (good is players)))
-            critic, generator = numbers[critic_steps - 1].tolist(), numbers[-1].tolist()
-            new = Record(
-                done + 1, *critic[:2], generator[0], math.sqrt(critic[2]), math.sqrt(generator[2])
-            )
-            # The iteration is taken over whole: Ctrl-C leaves no half of it.
-            previous, players, done, record = players, now, done + 1, new
-            if done % record_every == 0 or done == steps:
-                history.records.append(record)
-                bar.set_postfix_str(
-                    f"critic {record.critic_loss:.3f} generator {record.generator_loss:.3f}",
-                    refresh=False,
-                )
-            bar.update()
-            if watch is not None:
-                watch(done, players)
-    except KeyboardInterrupt:
-        interrupted = True
-        if done and (not history.records or history.records[-1].step < done):
-            history.records.append(record)
-    finally:
-        bar.close()
-    if not _finite(players):
-        raise Diverged(
-            f"iteration {done}: its update left parameters that are not finite. Lower the rates",
-            previous,
-            _before(history, done),
-        )
-    return Run(players, history, interrupted)
+    game = Alternating(
+        gan, batch, latent, critic_steps, generator_steps, prior, same_batch, generator_first,
+        noise_level,
+    )  # fmt: skip
+    return run(
+        game, players, sample, steps, stream, schedule=schedule, record_every=record_every,
+        progress=progress, watch=watch, compiled=compiled,
+    )  # fmt: skip
 
 
-def _compiled(gan):
-    """The iteration of a game, compiled; if it cannot be recorded, the error names the way out."""
-    from tinygan.replay import compile  # a third of the time that tinygan takes to import
-
-    step = compile(partial(iteration, gan))
-
-    def run(*args):
-        try:
-            return step(*args)
-        except (TypeError, ValueError) as error:
-            if not str(error).startswith("trace:"):
-                raise
-            raise type(error)(
-                f"{error}. To train without a recording, give compiled=False (--eager)"
-            ) from error
-
-    return run
-
-
-def _progress_bar(steps, visible):
-    from tqdm import tqdm
-
-    return tqdm(total=steps, unit="step", disable=not visible, dynamic_ncols=True)
-
-
-def _batch(sample, n, stream, dtype):
-    """A batch of the data, once it is an array of n samples in the dtype of the weights."""
-    real = sample(n, stream)
-    if not hasattr(real, "dtype") or real.dtype != dtype:
-        raise TypeError(
-            f"train: sample gave {getattr(real, 'dtype', type(real).__name__)}; expected an array "
-            f"of {dtype}, as the critic's weights. Convert with .astype(np.{dtype})"
-        )
-    if real.shape[:1] != (n,):
-        raise ValueError(f"train: sample({n}, stream) gave shape {real.shape}; expected ({n}, ...)")
-    return real
-
-
-def _before(history, step):
-    """The records of the iterations before number ``step``."""
-    return History([record for record in history.records if record.step < step])
-
-
-def _finite(players):
-    return all(
-        bool(np.isfinite(a).all()) for a in trees.leaves((players.generator, players.critic))
-    )
-
-
-def _diagnosis(gan, players, given, numbers, step):
-    """What is not finite, what is large, and what helps: the iteration's steps, one by one.
-
-    Not from the record, whose gradients are gone, but from the same players and batches again.
-    """
-    for side, batch, before, _, found in _steps(gan, players, *given):
-        broken = [name for name, a in _parts(found, batch) if not np.isfinite(a).all()]
-        if broken or not np.isfinite(_square_norm(found.tree)):
-            return _described(side, broken, step, before)
-    loss, penalty, square = numbers[~np.isfinite(numbers).all(1)][0].tolist()
-    return (
-        f"iteration {step}: as compiled, a step gave the loss {loss:.3g}, the penalty "
-        f"{penalty:.3g} and the gradient's squared norm {square:.3g}; step by step all are finite, "
-        "but near the end of the numbers' range. Lower the rates"
-    )
-
-
-def _described(side, broken, step, players):
-    """The diagnosis of one step of iteration ``step``, before which these were the players."""
+def _described(side, broken, players):
+    """The diagnosis of one step, before which these were the players."""
     sizes = [
         (float(np.nan_to_num(abs(a).max(), nan=np.inf)), who, path)
         for who, tree in (("generator", players.generator), ("critic", players.critic))
@@ -426,7 +512,7 @@ def _described(side, broken, step, players):
     if side == "critic" and broken[0] == "its input batch":
         remedy = "Check the data: they are not finite"
     return (
-        f"iteration {step}: the {side}'s step is no longer finite: {', '.join(broken[:6])}. "
+        f"the {side}'s step is no longer finite: {', '.join(broken[:6])}. "
         f"The largest parameter before it was {size:.3g}, in {'DG'[owner == 'generator']}.{path}. "
         f"{remedy}"
     )

@@ -1,0 +1,148 @@
+"""What training needs of a game, and the one way in which its players descend.
+
+A game says who plays, what one iteration draws, and what it does with that. Drawing is apart from
+playing, so that an iteration is a function of arrays: :func:`tinygan.loop.run` records it once
+and replays it. :mod:`tinygan.train` has the game of two that most papers play, and
+:mod:`tinygan.systems` the others.
+"""
+
+from collections import namedtuple
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from tinygan import tree as trees
+from tinygan.backend import Stream
+from tinygan.engine import add, grad_values, values
+from tinygan.ops import multiply, square, sum
+
+
+class Streams(NamedTuple):
+    """The random streams of a run: of the data, of latent points and codes, of all other noise."""
+
+    data: Stream
+    points: Stream
+    noise: Stream
+
+
+class Game:
+    """A game, as :func:`tinygan.loop.run` trains it.
+
+    A subclass is a frozen dataclass of models, optimisers and choices, without arrays. Its players,
+    all that training changes, are a named tuple of trees of arrays.
+
+    ``names`` are what the numbers of an iteration are, fields of the history's records.
+    """
+
+    names = ()
+
+    def init(self, stream, dtype=np.float32):
+        """The players before training: parameters drawn from ``stream``, optimisers at rest."""
+        raise NotImplementedError
+
+    def draw(self, data, streams, step, dtype):
+        """All that is random in one iteration: a tree of arrays.
+
+        Args:
+            data: ``data(n, stream)`` gives n samples; with their labels, if the game needs them.
+            streams: a :class:`Streams`.
+            step: the iteration, from 0, for what is scheduled.
+        """
+        raise NotImplementedError
+
+    def step(self, players, batch, factor):
+        """One iteration, by primitives only: (new players, numbers).
+
+        Args:
+            batch: of :meth:`draw`.
+            factor: multiplies every optimiser's rate, a number or a 0-d array.
+        Shapes: numbers (len(names),), or more for a game with a ``record`` of its own.
+        """
+        raise NotImplementedError
+
+    def generate(self, players, n, stream):
+        """n samples of the generator, as an array on the stream's device."""
+        raise NotImplementedError
+
+    def record(self, step, numbers):
+        """What the history keeps of an iteration: a named tuple of ``step`` and ``names``."""
+        return record_type(self.names)(step, *numbers.tolist())
+
+    def diagnosis(self, players, batch, factor, numbers):
+        """What is not finite in an iteration that these players began, and what helps."""
+        broken = [
+            name for name, value in zip(self.names, numbers, strict=True) if not np.isfinite(value)
+        ]
+        sizes = [
+            (float(np.nan_to_num(abs(a).max(), nan=np.inf)), path)
+            for path, a in trees.paths(players, fields=True)
+            if a.size and a.dtype.kind == "f"
+        ]
+        size, path = max(sizes, default=(0.0, "nothing"))
+        return (
+            f"{', '.join(broken)} is not finite. The largest number before it was {size:.3g}, in "
+            f"{path}. Lower the rates, or check the data's range"
+        )
+
+
+@cache
+def record_type(names):
+    """The type of a history's records: a named tuple of "step" and these names."""
+    kind = namedtuple("Record", ("step", *names))
+    kind.__reduce__ = lambda self: (
+        _record,
+        (self._fields[1:], tuple(self)),
+    )  # made here, not there
+    return kind
+
+
+def _record(names, fields):
+    return record_type(names)(*fields)
+
+
+class Descent(NamedTuple):
+    """A player after a step: its parameters, its optimiser's state, its gradient's ‖·‖²."""
+
+    params: object
+    state: object
+    square: object
+
+
+def descend(loss, tracked, optimizer, state, factor=1.0):
+    """One step of one player down its loss: a :class:`Descent`.
+
+    Args:
+        loss: a scalar Tensor, made of ``tracked``.
+        tracked: the player's parameters, as :func:`tinygan.track` made them.
+        factor: multiplies the optimiser's rate.
+    """
+    gradient = grad_values(loss, tracked, release=True)
+    params, state = optimizer.update(
+        values(tracked), gradient, state, multiply(factor, optimizer.rate)
+    )
+    return Descent(params, state, square_norm(gradient))
+
+
+def draw_samples(data, n, stream, dtype):
+    """A batch of the data, once it is an array of n samples in the dtype of the weights."""
+    real = data(n, stream)
+    if not hasattr(real, "dtype") or real.dtype != dtype:
+        raise TypeError(
+            f"data: sample gave {getattr(real, 'dtype', type(real).__name__)}; expected an array "
+            f"of {dtype}, as the weights. Convert with .astype(np.{dtype})"
+        )
+    if real.shape[:1] != (n,):
+        raise ValueError(f"data: sample({n}, stream) gave shape {real.shape}; expected ({n}, ...)")
+    return real
+
+
+def square_norm(tree):
+    """The sum of squares over all leaves of a tree of arrays or Tensors.
+
+    Σ a², a scalar
+    """
+    first, *rest = [sum(square(a)) for a in trees.leaves(tree)]
+    for other in rest:
+        first = add(first, other)
+    return first
