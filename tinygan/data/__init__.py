@@ -10,6 +10,7 @@ from tinygan.data.readers import (
     read_array,
     read_idx,
 )
+from tinygan.data.stacked import StackedDigits
 from tinygan.data.toy import (
     Gaussian,
     Mixture,
@@ -30,6 +31,7 @@ __all__ = [
     "Mixture",
     "Scaling",
     "Shuffled",
+    "StackedDigits",
     "SwissRoll",
     "cifar10",
     "digits",
