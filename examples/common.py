@@ -10,7 +10,8 @@ import tempfile
 import numpy as np
 
 import tinygan as tg
-from tinygan import losses
+from tinygan import losses, nn, penalties
+from tinygan.train import normal_prior, uniform_prior
 
 LOSSES = {
     "minimax": losses.MINIMAX,
@@ -19,6 +20,28 @@ LOSSES = {
     "least-squares": losses.LEAST_SQUARES,
     "hinge": losses.HINGE,
 }
+PENALTIES = {
+    "none": None,
+    "0-gp": penalties.zero_gp,
+    "0-gp-sample": penalties.zero_gp_sample,
+    "1-gp": penalties.one_gp,
+    "lp": penalties.lp,
+    "r1": penalties.r1,
+    "r2": penalties.r2,
+    "dragan": penalties.dragan,
+}
+INITS = {  # weights, biases
+    "he-uniform": (nn.he_uniform, nn.zeros),
+    "he-normal": (nn.he_normal, nn.zeros),
+    "xavier-uniform": (nn.xavier_uniform, nn.zeros),
+    "xavier-normal": (nn.xavier_normal, nn.zeros),
+    "normal-.02": (nn.Normal(0.02), nn.zeros),
+    "fan-in": (nn.fan_in_uniform, nn.fan_in_uniform),
+    "orthogonal": (nn.Orthogonal(1.4), nn.zeros),
+}
+ACTIVATIONS = {"relu": tg.ops.relu, "leaky-relu": tg.ops.leaky_relu, "tanh": tg.ops.tanh}
+NORMS = {"batch": nn.BatchNorm, "layer": nn.LayerNorm, "none": None}
+PRIORS = {"normal": normal_prior, "uniform": uniform_prior}
 
 
 def chosen_preset(argv, presets, default):

@@ -20,6 +20,9 @@ from pathlib import Path
 import numpy as np
 from common import (
     LOSSES,
+    NORMS,
+    PENALTIES,
+    PRIORS,
     add_eager,
     array_bytes,
     check_folder,
@@ -34,10 +37,10 @@ from common import (
 )
 
 import tinygan as tg
-from tinygan import data, models, nn, optim, penalties
+from tinygan import data, models, optim
 from tinygan.backend import check_device
 from tinygan.study.plots import as_bytes, image_grid, training_curves
-from tinygan.train import GAN, Diverged, normal_prior, train, uniform_prior
+from tinygan.train import GAN, Diverged, train
 
 SAMPLES = 100
 SCALING = data.SIGNED  # every generator here ends in a tanh
@@ -46,16 +49,6 @@ MODELS = {  # the networks and the images' size
     "dcgan32": (models.dcgan32, 32),
     "dcgan64": (models.dcgan64, 64),
 }
-PENALTIES = {
-    "none": None,
-    "1-gp": penalties.one_gp,
-    "0-gp": penalties.zero_gp,
-    "lp": penalties.lp,
-    "r1": penalties.r1,
-    "dragan": penalties.dragan,
-}
-NORMS = {"batch": nn.BatchNorm, "layer": nn.LayerNorm, "none": None}
-PRIORS = {"normal": normal_prior, "uniform": uniform_prior}
 
 DEFAULT = dict(
     data="digits", model="dcgan28", width=0.5, kernel=None, norm=None, critic_norm=None,
@@ -73,11 +66,11 @@ PRESETS = {  # what differs from the default; sources in the comments
         model="dcgan32", width=1.0, penalty="none", lr_g=2e-4, lr_d=2e-4, average=True,
         batch=128, steps=39000,
     ),
-    # the same, WGAN, Table 4 and 5; the rate 5e-4 in its text is a misprint. As the WGAN authors'
-    # code clips batch norm's scales too; without that nothing is learned here (docs/results.md)
+    # the same, WGAN, Tables 4 and 5, 100 epochs; the rate 5e-4 in its text is a misprint. As the
+    # WGAN authors' code clips batch norm's scales too; without that nothing is learned here
     "p4-wgan": dict(
         model="dcgan32", width=1.0, loss="wasserstein", penalty="none", optimizer="rmsprop",
-        lr_g=5e-5, lr_d=5e-5, clip=0.01, clip_everything=True, critic_steps=5, steps=39000,
+        lr_g=5e-5, lr_d=5e-5, clip=0.01, clip_everything=True, critic_steps=5, steps=15625,
     ),
     # Gulrajani et al. (2017): images, with layer norm in place of batch norm in the critic
     "wgan-gp": dict(

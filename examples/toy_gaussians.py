@@ -18,7 +18,10 @@ from pathlib import Path
 
 import numpy as np
 from common import (
+    ACTIVATIONS,
+    INITS,
     LOSSES,
+    PENALTIES,
     add_eager,
     array_bytes,
     check_folder,
@@ -33,7 +36,7 @@ from common import (
 from threadpoolctl import threadpool_limits
 
 import tinygan as tg
-from tinygan import data, metrics, models, nn, optim, penalties
+from tinygan import data, metrics, models, optim
 from tinygan.backend import check_device
 from tinygan.study.fields import gradient_field, value_surface
 from tinygan.train import GAN, Diverged, train
@@ -48,27 +51,6 @@ DATASETS = {  # a function of the scale, and the scale that is taken without --s
     "ring": (lambda scale: data.ring(radius=scale, deviation=0.01 * scale), 1.0),
     "grid": (lambda scale: data.grid(spacing=2.0 * scale, deviation=0.05 * scale), 1.0),
 }
-PENALTIES = {
-    "none": None,
-    "0-gp": penalties.zero_gp,
-    "0-gp-sample": penalties.zero_gp_sample,
-    "1-gp": penalties.one_gp,
-    "lp": penalties.lp,
-    "r1": penalties.r1,
-    "r2": penalties.r2,
-    "dragan": penalties.dragan,
-}
-INITS = {  # weights, biases
-    "he-uniform": (nn.he_uniform, nn.zeros),
-    "he-normal": (nn.he_normal, nn.zeros),
-    "xavier-uniform": (nn.xavier_uniform, nn.zeros),
-    "xavier-normal": (nn.xavier_normal, nn.zeros),
-    "normal-.02": (nn.Normal(0.02), nn.zeros),
-    "fan-in": (nn.fan_in_uniform, nn.fan_in_uniform),
-    "orthogonal": (nn.Orthogonal(1.4), nn.zeros),
-}
-ACTIVATIONS = {"relu": tg.ops.relu, "leaky-relu": tg.ops.leaky_relu, "tanh": tg.ops.tanh}
-
 DEFAULT = dict(
     dataset="8gaussians", scale=None, loss="non-saturating", penalty="0-gp", weight=0.3,
     penalise="logit", optimizer="adam", lr_g=1e-3, lr_d=2e-3, betas=(0.5, 0.9), clip=None,

@@ -266,7 +266,7 @@ def test_every_loss_runs(tmp_path, quick, calls, loss):
 
 
 def test_all_losses_and_penalties_are_tested():
-    assert len(dcgan.LOSSES) == 5 and len(dcgan.PENALTIES) == 6
+    assert len(dcgan.LOSSES) == 5 and len(dcgan.PENALTIES) == 8
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_the_preset_of_p4_for_dcgan(tmp_path):
 def test_the_preset_of_p4_for_wgan(tmp_path):
     args, images, gan = of_preset(tmp_path, "p4-wgan")
     assert gan.generator_optimizer == gan.critic_optimizer == optim.RMSProp(5e-5)
-    assert (args.batch, args.prior, args.critic_steps, args.steps) == (64, "normal", 5, 39000)
+    assert (args.batch, args.prior, args.critic_steps, args.steps) == (64, "normal", 5, 15625)
     assert gan.loss is losses.WASSERSTEIN and gan.clip == 0.01 and gan.penalty is None
     assert gan.clip_everything
     assert not of_preset(tmp_path, "p4-wgan", "--no-clip-everything")[2].clip_everything

@@ -15,7 +15,10 @@ except ModuleNotFoundError as error:
 from tinygan import (
     conv,
     data,
+    ema,
+    game,
     kernels,
+    loop,
     losses,
     metrics,
     models,
@@ -23,6 +26,7 @@ from tinygan import (
     ops,
     optim,
     penalties,
+    spectral,
     study,
     train,
 )
@@ -52,18 +56,23 @@ __version__ = "0.1.0"
 __all__ = [
     "Stream",
     "Tensor",
+    "algorithms",
     "check_gradients",
     "compile",
     "conv",
     "data",
+    "ema",
     "emulated",
     "from_torch_dcgan",
+    "game",
     "grad",
     "grad_values",
     "hvp",
+    "image_scores",
     "jvp",
     "kernels",
     "load_weights",
+    "loop",
     "losses",
     "metrics",
     "models",
@@ -76,8 +85,10 @@ __all__ = [
     "primitive",
     "replay",
     "save_weights",
+    "spectral",
     "stop_gradient",
     "study",
+    "systems",
     "tape",
     "threads",
     "to_device",
@@ -92,8 +103,9 @@ __all__ = [
 
 
 def __getattr__(name):
-    """``compile``, ``trace`` and ``replay``: a third of the time of an import, so not unasked."""
-    if name not in ("compile", "replay", "trace"):
-        raise AttributeError(f"module 'tinygan' has no attribute {name!r}")
-    replay = import_module("tinygan.replay")
-    return replay if name == "replay" else getattr(replay, name)
+    """What not every program uses is imported when it is first asked for: an import stays short."""
+    if name in ("algorithms", "image_scores", "replay", "systems"):
+        return import_module(f"tinygan.{name}")
+    if name in ("compile", "trace"):
+        return getattr(import_module("tinygan.replay"), name)
+    raise AttributeError(f"module 'tinygan' has no attribute {name!r}")

@@ -25,6 +25,7 @@ from tinygan.ops import (
     mean,
     multiply,
     relu,
+    reshape,
     sample_norm,
     sample_square_norm,
     sqrt,
@@ -92,7 +93,10 @@ def _check_centre(where, centre):
 
 def _slopes(critic, points, of, insist):
     """(∇ₓ d(x), d(x)) at each point."""
-    x = points if type(points) is Tensor else track(points, "points")
+    # A node of its own: of an unrolled critic the weights depend on the samples too, and the slope
+    # in x is that with the weights held.
+    own = type(points) is Tensor
+    x = reshape(points, shape=points.shape) if own else track(points, "points")
     y = critic(x)
     if y.size != x.shape[0] or y.shape[:1] != x.shape[:1]:
         raise ValueError(

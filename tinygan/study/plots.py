@@ -8,6 +8,7 @@ import io
 import numpy as np
 
 REAL, FAKE, CRITIC, GENERATOR = "#56B4E9", "#D55E00", "#0072B2", "#D55E00"  # Okabe & Ito (2008)
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # the same palette
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -124,11 +125,10 @@ def loss_panels(file, *, panels):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    colors = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
     with rc_context(STYLE):
         fig = Figure(figsize=(9, 3.4), layout="constrained")
         whole, close = fig.subplots(1, 2)
-        for (name, columns), color in zip(panels, colors, strict=False):
+        for (name, columns), color in zip(panels, COLORS, strict=False):
             step, loss = columns["step"], columns["critic_loss"]
             half = step > step[-1] / 2
             _curve(whole, step, loss, color, name)
@@ -170,6 +170,83 @@ def _gradient_norms(axes, history):
     if all((history.column(f"{side}_gradient") > 0).all() for side in ("critic", "generator")):
         axes.set_yscale("log")
     axes.legend()
+
+
+def points(file, *, title, real, samples, extent):
+    """Data and samples in the plane, as a PNG.
+
+    Args:
+        file: where to write, a path or an open binary file.
+        real, samples: points (n, 2).
+        extent: half the side of the square that is shown.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        fig = Figure(figsize=(3.6, 3.6), layout="constrained")
+        axes = fig.subplots()
+        _scatter(axes, real, samples, extent)
+        axes.set_title(title)
+        fig.savefig(file, dpi=110, format="png")
+
+
+def trajectory(file, *, title, path, names=("θ, the generator", "ψ, the critic")):
+    """Where two numbers went, from the first to the last iteration, as a PNG.
+
+    Args:
+        file: where to write, a path or an open binary file.
+        path: the two numbers before the first and after every iteration (n, 2).
+        names: what they are.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        fig = Figure(figsize=(3.6, 3.6), layout="constrained")
+        axes = fig.subplots()
+        axes.plot(*path.T, color=CRITIC, lw=0.8, marker=".", ms=2)
+        axes.plot(*path[0], "o", color=REAL, ms=6, label="start")
+        axes.plot(*path[-1], "o", color=FAKE, ms=6, label="end")
+        axes.set(title=title, xlabel=names[0], ylabel=names[1])
+        axes.legend()
+        fig.savefig(file, dpi=110, format="png")
+
+
+def columns(file, *, title, history):
+    """Every number of a history over the run: losses, gradient norms, and the rest, as a PNG.
+
+    Args:
+        file: where to write, a path or an open binary file.
+        history: a :class:`tinygan.loop.History`.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    names = [name for name in history.records[0]._fields if name != "step"]
+    groups = {
+        "losses": [name for name in names if name.endswith("_loss")],
+        "‖gradient‖": [name for name in names if name.endswith("_gradient")],
+    }
+    taken = {name for group in groups.values() for name in group}
+    rest = [name for name in names if name not in taken and history.column(name).any()]
+    if rest:
+        groups["other numbers"] = rest
+    with rc_context(STYLE):
+        fig = Figure(figsize=(4.2 * len(groups), 3.4), layout="constrained")
+        fig.suptitle(title, fontsize=11)
+        step = history.column("step")
+        for axes, (what, group) in zip(
+            fig.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True
+        ):
+            for name, color in zip(group, COLORS, strict=False):
+                label = name.removesuffix("_loss").removesuffix("_gradient").replace("_", " ")
+                _curve(axes, step, history.column(name), color, label)
+            axes.set(xlabel="iteration", ylabel=what)
+            axes.legend()
+            if what == "‖gradient‖" and all((history.column(name) > 0).all() for name in group):
+                axes.set_yscale("log")
+        fig.savefig(file, dpi=110, format="png")
 
 
 def toy_evolution(file, *, frames, real, extent, milliseconds=250):
