@@ -56,7 +56,7 @@ def test_a_mean_has_its_standard_error(study):
 def test_a_run_without_a_sample_of_high_quality_has_no_reverse_kl(study):
     def record(where, system, kl):
         row = {"modes": 1, "modes20": 0, "high_quality": 0.5, "reverse_kl": kl}
-        return {"data": where, "system": system, "steps": 4, "seconds": 1.0, "rows": [row]}
+        return {"data": where, "system": system, "steps": 4, "cpu_seconds": 1.0, "rows": [row]}
 
     records = [
         record(where, system, kl)
