@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "weights": CORE,
     "torch_import": CORE | {"models", "nn"},
     "ema": CORE | {"optim"},
-    "game": CORE,
+    "game": CORE | {"spectral"},
     "image_scores": CORE | {"data", "metrics", "models", "nn", "weights"},
 }
 ABOVE_ALL = {"train", "loop", "systems", "algorithms", "study", "tinygan"}

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygan import losses, models, nn, ops, optim, penalties, tree
+from tinygan import loop, losses, models, nn, ops, optim, penalties, tree
 from tinygan.backend import Stream
 from tinygan.check import check_gradients
 from tinygan.engine import Tensor, grad, grad_values, track, values
-from tinygan.penalties import gradient_penalty, two_term_penalty
+from tinygan.penalties import TwoTermPenalty, gradient_penalty, two_term_penalty
+from tinygan.train import GAN, Alternating, critic_gradients, critic_loss
 
 PRESETS = {
     "0-gp": penalties.zero_gp,
@@ -1211,6 +1212,88 @@ def test_float32_errors_are_bounded():
         if "cancelling" in what and preset == "1-GP":
             gradient *= float(at)
         assert value < limit and gradient < limit, (what, at, preset, value, gradient)
+
+
+# The two-term form as a penalty of a game
+
+PLANE = models.mlp_pair(2, 3, 5, 2, activation=ops.tanh)
+
+
+def two_term_game(weights=(0.7, 1.3), of=None, **choices):
+    sgd = optim.SGD(0.05)
+    return GAN(*PLANE, sgd, sgd, losses.WASSERSTEIN, TwoTermPenalty(*weights, of), **choices)
+
+
+@each_of
+@pytest.mark.parametrize("weights", [(0.7, 1.3), (0.0, 2.0), (3.0, 0.0), (0, 0)], ids=str)
+def test_the_two_term_penalty_is_the_two_term_form(weights, of):
+    """Each term with its own weight, on the samples themselves."""
+    params = critic_params(2)
+    real, fake = batches((4, 2))
+    of_point = lambda x: critic(params, x)  # noqa: E731
+    got = TwoTermPenalty(*weights, of)(of_point, real, fake)
+    assert float(got.data) == float(two_term_penalty(of_point, real, fake, *weights, of=of).data)
+
+    points = track(np.concatenate([real, fake]))
+    y = of_point(points) if of is None else of(of_point(points))
+    slopes, d = grad(ops.sum(y), points).data, y.data[:, 0]
+    apart = d[: len(real)] - d[len(real) :]
+    by_numpy = weights[0] * (slopes**2).sum(1).mean() + weights[1] * (apart**2).mean()
+    assert float(got.data) == pytest.approx(by_numpy, rel=1e-12, abs=1e-15)
+    assert by_numpy > 1e-3 or not any(weights)
+
+
+def test_the_two_term_penalty_draws_nothing():
+    stream = Stream(3)
+    assert TwoTermPenalty(1.0, 2.0).draw(stream, np.ones((4, 2), np.float32)) == ()
+    assert stream.counter == 0
+
+
+@pytest.mark.parametrize("bad", [-1e-9, -2.0, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("place", [0, 1])
+def test_weights_of_the_two_term_penalty_out_of_range_are_errors(bad, place):
+    weights = [1.0, 1.0]
+    weights[place] = bad
+    with pytest.raises(ValueError, match=f"TwoTermPenalty: weights .*{bad}.* at least 0"):
+        TwoTermPenalty(*weights)
+
+
+@each_of
+@pytest.mark.parametrize("one_batch", [False, True])
+def test_a_game_with_the_two_term_penalty(of, one_batch):
+    """Its number is the form's, and the critic's gradient that of both together."""
+    gan = two_term_game(of=of, one_batch=one_batch)
+    players = gan.init(Stream(0), np.float64)
+    real, z = Stream(1).normal((6, 2), np.float64), Stream(2).normal((6, 3), np.float64)
+    fake = PLANE.generator(players.generator, z)
+    found = critic_gradients(gan, players, real, z)
+
+    d = track(players.critic)
+    form = two_term_penalty(lambda x: PLANE.critic(d, x), real, fake, 0.7, 1.3, of=of)
+    loss = losses.WASSERSTEIN.critic(PLANE.critic(d, real), PLANE.critic(d, fake))
+    assert float(found.penalty) == pytest.approx(float(form.data), rel=1e-12) and form.data > 1e-3
+    expected = grad_values(ops.add(loss, form), d)
+    without = grad_values(loss, d)
+    for a, b in zip(tree.leaves(found.tree), tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+    assert any(
+        not np.allclose(a, b, rtol=1e-3)
+        for a, b in zip(tree.leaves(found.tree), tree.leaves(without), strict=True)
+    )
+    check_gradients(lambda d: ops.add(*critic_loss(gan, d, real, fake)), players.critic, order=2)
+
+
+def test_a_compiled_game_with_the_two_term_penalty_is_the_eager_one():
+    playing = Alternating(two_term_game(), 6, 3, critic_steps=2)
+    start = playing.init(Stream(0), np.float64)
+    data = lambda n, stream: 1 + stream.normal((n, 2), np.float64)  # noqa: E731
+    one, other = (
+        loop.run(playing, start, data, 4, Stream(1), compiled=compiled)
+        for compiled in (True, False)
+    )
+    for a, b in zip(tree.leaves(one.players), tree.leaves(other.players), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+    assert (other.history.column("penalty") > 1e-4).all()
 
 
 if __name__ == "__main__":

@@ -13,16 +13,33 @@ import pytest
 import record_optimisers as recorder
 from test_optim import constants
 
-from tinygan import conv, losses, lowering, models, nn, norms, ops, optim, parallel, penalties, tree
+from tinygan import (
+    conv,
+    loop,
+    losses,
+    lowering,
+    models,
+    nn,
+    norms,
+    ops,
+    optim,
+    parallel,
+    penalties,
+    tree,
+)
 from tinygan.backend import Stream
 from tinygan.engine import grad_values, track
+from tinygan.game import Streams
 from tinygan.penalties import Penalty, clip_weights
 from tinygan.replay import compile, cpu, fuse
 from tinygan.replay.statistics import Statistics
+from tinygan.spectral import refreshed, spectral_norm
 from tinygan.train import (
     GAN,
+    Alternating,
     Diverged,
     History,
+    LayerNoise,
     Record,
     critic_gradients,
     critic_step,
@@ -1417,3 +1434,656 @@ def test_one_batch_gives_the_same_loss_and_gradient_to_rounding(loss):
     assert found[0].loss == pytest.approx(found[1].loss, rel=1e-13)
     np.testing.assert_allclose(flat(found[0].tree), flat(found[1].tree), rtol=1e-9, atol=1e-14)
     assert not np.array_equal(flat(found[0].tree), np.zeros_like(flat(found[0].tree)))
+
+
+# The game of two: its orders, batches and schedules
+
+
+def drawn_by_hand(game, steps, sample=exact_ring, dtype=np.float64):
+    """What :class:`Alternating` says it draws, without layers of noise: ([critic's], [points])."""
+    data, points, noise = (Stream(1).child(i) for i in range(3))
+    for _ in range(steps):
+        batches = []
+        for i in range(game.critic_steps):
+            if i == 0 or not game.same_batch:
+                real = sample(8, data)
+            extra = game.gan.penalty.draw(noise, real) if game.gan.penalty else ()
+            batches.append((real, points.normal((8, 3), dtype), extra))
+        yield batches, [points.normal((8, 3), dtype) for _ in range(game.generator_steps)]
+
+
+def played_by_hand(game, steps, schedule=lambda step: (1.0, 1.0)):
+    """The players after so many iterations of steps called one by one."""
+    gan = game.gan
+    players = gan.init(Stream(0), np.float64)
+    for step, (batches, points) in enumerate(drawn_by_hand(game, steps)):
+        critic_rate, generator_rate = (
+            factor * optimizer.rate
+            for factor, optimizer in zip(
+                schedule(step), (gan.critic_optimizer, gan.generator_optimizer), strict=True
+            )
+        )
+
+        def critics(players, batches=batches, rate=critic_rate):
+            for real, z, noise in batches:
+                players, _ = critic_step(gan, players, real, z, noise, rate)
+            return players
+
+        def generators(players, points=points, rate=generator_rate):
+            for z in points:
+                players, _ = generator_step(gan, players, z, rate)
+            return players
+
+        order = (generators, critics) if game.generator_first else (critics, generators)
+        for side in order:
+            players = side(players)
+    return players
+
+
+def play(game, steps=3, start=None, compiled=False, sample=exact_ring, **how):
+    """A run of a game of two in float64."""
+    start = game.init(Stream(0), np.float64) if start is None else start
+    return loop.run(game, start, sample, steps, Stream(1), compiled=compiled, **how)
+
+
+ORDERS = {
+    "same batch": {"critic_steps": 3, "same_batch": True},
+    "generator first": {"generator_first": True},
+    "2 of D, 3 of G": {"critic_steps": 2, "generator_steps": 3},
+    "G first, 3 of G": {"critic_steps": 2, "generator_steps": 3, "generator_first": True},
+    "all": {
+        "critic_steps": 3, "generator_steps": 2, "generator_first": True, "same_batch": True,
+    },
+}  # fmt: skip
+each_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+
+
+@each_order
+def test_every_order_is_its_steps_written_out(order):
+    """Bit for bit; compiled, to rounding."""
+    playing = Alternating(game(penalty=penalties.dragan(0.1)), 8, 3, **order)
+    expected = played_by_hand(playing, 3)
+    assert same(play(playing).players, expected)
+    equal_to_rounding(play(playing, compiled=True).players, expected)
+
+
+def test_no_two_orders_give_the_same():
+    found = [
+        flat(played_by_hand(Alternating(game(), 8, 3, **order), 3).critic)
+        for order in (*ORDERS.values(), {})
+    ]
+    for i, one in enumerate(found):
+        assert not any(np.allclose(one, other, rtol=1e-6) for other in found[:i])
+
+
+@both_ways
+@pytest.mark.parametrize("order", ["2 of D, 3 of G", "generator first"])
+def test_a_schedule_of_two_is_the_critics_and_the_generators(order, compiled):
+    playing = Alternating(game(penalty=penalties.r1(0.2)), 8, 3, **ORDERS[order])
+    schedule = lambda step: (1.0 - 0.3 * step, 0.25 * step)  # noqa: E731
+    found = play(playing, schedule=schedule, compiled=compiled).players
+    equal_to_rounding(found, played_by_hand(playing, 3, schedule))
+
+
+@both_ways
+def test_a_side_whose_rate_is_zero_stands_still(compiled):
+    start = game().init(Stream(0), np.float64)
+    for still, moving, factors in (
+        ("critic", "generator", (0.0, 1.0)), ("generator", "critic", (1, 0)),
+    ):  # fmt: skip
+        found = play(
+            Alternating(game(), 8, 3), schedule=lambda step, given=factors: given, compiled=compiled
+        ).players
+        assert same(getattr(found, still), getattr(start, still))
+        assert not same(getattr(found, moving), getattr(start, moving))
+
+
+def test_a_schedule_of_three_is_an_error():
+    with pytest.raises(ValueError):
+        run(game(), schedule=lambda step: (1.0, 1.0, 1.0))
+
+
+def test_the_same_batch_is_one_array_and_its_latent_points_are_fresh():
+    """The data are asked once an iteration; the noise of a penalty is fresh as well."""
+    asked, seen, points = [], [], []
+
+    class Seeing:
+        init, input = PAIR.critic.init, (2,)
+
+        def __call__(self, params, x):
+            seen.append(x)
+            return PAIR.critic(params, x)
+
+    def sample(n, stream):
+        asked.append(exact_ring(n, stream))
+        return asked[-1]
+
+    gan = GAN(PAIR.generator, Seeing(), optim.SGD(0.1), optim.SGD(0.1))
+    play(
+        Alternating(gan, 8, 3, critic_steps=3, same_batch=True), 2, sample=sample,
+        start=gan.init(Stream(0), np.float64),
+    )  # fmt: skip
+    assert len(asked) == 2 and not np.array_equal(*asked)
+    real = [x for x in seen if any(x is a for a in asked)]
+    assert [next(i for i, a in enumerate(asked) if a is x) for x in real] == [0, 0, 0, 1, 1, 1]
+
+    drawing = Alternating(game(penalty=penalties.dragan()), 8, 3, critic_steps=3, same_batch=True)
+    streams = Streams(Stream(1), Stream(2), Stream(3))
+    critics, _ = drawing.draw(exact_ring, streams, 0, np.float64)
+    assert [type(batch.real) for batch in critics] == [np.ndarray, tuple, tuple]
+    points = {batch.z.tobytes() for batch in critics}
+    noise = {a.tobytes() for batch in critics for a in batch.noise}
+    assert len(points) == 3 and len(noise) == 6
+    fresh = replace(drawing, same_batch=False).draw(exact_ring, streams, 0, np.float64)[0]
+    assert len({batch.real.tobytes() for batch in fresh}) == 3
+
+
+@pytest.mark.parametrize(
+    "order, compiled", [*((order, False) for order in ORDERS), ("G first, 3 of G", True)]
+)
+def test_a_record_is_of_the_last_step_of_each_side(order, compiled):
+    """Whoever comes first."""
+    gan = game(losses.WASSERSTEIN, penalties.one_gp(3.0))
+    playing = Alternating(gan, 8, 3, **ORDERS[order])
+    players = playing.init(Stream(0), np.float64)
+    records = play(playing, 2, compiled=compiled).history.records
+    for record, (batches, points) in zip(records, drawn_by_hand(playing, 2), strict=True):
+        last = {}
+        sides = [("critic", batch) for batch in batches] + [("generator", (z,)) for z in points]
+        if playing.generator_first:
+            sides = sides[len(batches) :] + sides[: len(batches)]
+        for side, batch in sides:
+            step = critic_step if side == "critic" else generator_step
+            players, last[side] = step(gan, players, *batch)
+        expected = (
+            record.step,
+            *map(float, (last["critic"].loss, last["critic"].penalty, last["generator"].loss)),
+            *(np.linalg.norm(flat(last[side].tree)) for side in ("critic", "generator")),
+        )  # fmt: skip
+        assert type(record) is Record and record == pytest.approx(expected, rel=1e-9, abs=1e-14)
+
+
+@both_ways
+@pytest.mark.parametrize("generator_first", [False, True])
+def test_the_diagnosis_is_of_the_first_step_that_broke_in_that_order(generator_first, compiled):
+    """A generator that has gone too far already: its own step meets that first only if first."""
+    gan = game(losses.LEAST_SQUARES)
+    start = gan.init(Stream(0), np.float64)
+    far = [{key: a * 1e200 for key, a in layer.items()} for layer in start.critic]
+    with pytest.raises(Diverged) as caught:
+        playing = Alternating(gan, 8, 3, generator_first=generator_first)
+        play(playing, start=start._replace(critic=far), compiled=compiled)
+    first = "generator" if generator_first else "critic"
+    assert f"iteration 1: the {first}'s step is no longer finite" in str(caught.value)
+    largest = max(abs(flat(far)))
+    assert f"before it was {largest:.3g}, in D." in str(caught.value)
+
+
+@both_ways
+def test_every_step_of_fixed_numbers_is_counted(compiled):
+    adam = optim.Adam(1e-3)
+    gan = GAN(*PAIR, adam, adam)
+    found = run(gan, 4, critic_steps=3, generator_steps=2, compiled=compiled).players
+    assert (found.critic_state["step"], found.generator_state["step"]) == (12, 8)
+    found = run(gan, 4, generator_steps=5, generator_first=True, compiled=compiled).players
+    assert (found.critic_state["step"], found.generator_state["step"]) == (4, 20)
+
+
+def test_alternating_gradient_descent_with_fixed_numbers_of_steps_by_hand():
+    """G(z) = g·z, D(x) = d·x, Wasserstein: d ← d + r(E x − g·E z), then g ← g + r·d·E z, twice."""
+    line = models.MLP((1, 1))
+    gan = GAN(line, line, optim.SGD(0.2), optim.SGD(0.2), losses.WASSERSTEIN)
+    start = gan.init(Stream(0), np.float64)
+    ones = lambda stream, shape, dtype: np.ones(shape, dtype)  # noqa: E731
+    playing = Alternating(gan, 4, 1, critic_steps=2, generator_steps=3, prior=ones)
+    threes = lambda n, stream: np.full((n, 1), 3.0)  # noqa: E731
+    found = play(playing, 5, start=start, sample=threes).players
+
+    (g, a), (d, b) = (
+        (layer["weight"].item(), layer["bias"].item())
+        for layer in (start.generator[0], start.critic[0])
+    )
+    for _ in range(5):
+        for _ in range(2):
+            d += 0.2 * (3 - (g + a))
+        for _ in range(3):
+            g, a = g + 0.2 * d, a + 0.2 * d
+    assert flat(found.generator) == pytest.approx([g, a], rel=1e-12)
+    assert flat(found.critic) == pytest.approx([d, b], rel=1e-12)
+
+
+def test_an_iteration_may_have_steps_of_one_side_only():
+    gan = game(penalty=penalties.zero_gp())
+    players = gan.init(Stream(0), np.float64)
+    real, z, stream = batch_of()
+    noise = gan.penalty.draw(stream, real)
+    new, numbers = iteration(gan, players, [], [(z,), (2 * z,)])
+    expected, _ = generator_step(gan, generator_step(gan, players, z)[0], 2 * z)
+    assert same(new, expected) and numbers.shape == (6,)
+    new, numbers = iteration(gan, players, [(real, z, noise)], [])
+    assert same(new, critic_step(gan, players, real, z, noise)[0]) and numbers.shape == (3,)
+
+
+def test_samples_of_the_game_are_the_generators_at_points_of_its_prior():
+    for dtype in (np.float32, np.float64):
+        players = game().init(Stream(0), dtype)
+        found = Alternating(game(), 8, 3, prior=uniform_prior).generate(players, 5, Stream(7))
+        points = uniform_prior(Stream(7), (5, 3), dtype)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, PAIR.generator(players.generator, points))
+
+
+# Layers of noise
+
+NOISY_G = models.Net(
+    "noisy generator", (3,),
+    {"hidden": nn.Linear(3, 4), "tanh": ops.tanh, "noise": nn.Noise(0.5), "top": nn.Linear(4, 2)},
+)  # fmt: skip
+NOISY_D = models.Net(
+    "noisy critic", (2,),
+    {
+        "instance": nn.Noise(0.3), "hidden": nn.Linear(2, 3), "tanh": ops.tanh,
+        "dropout": nn.Dropout(0.4), "top": nn.Linear(3, 1),
+    },
+)  # fmt: skip
+
+
+def noisy_game(loss=losses.WASSERSTEIN, penalty=None, **choices):
+    return GAN(NOISY_G, NOISY_D, optim.SGD(0.1), optim.SGD(0.2), loss, penalty, **choices)
+
+
+def noisy_batch(gan, level=None, **choices):
+    """The players, and the first iteration's draws."""
+    noise_level = None if level is None else lambda step: level
+    playing = Alternating(gan, 8, 3, noise_level=noise_level, **choices)
+    streams = Streams(*(Stream(1).child(i) for i in range(3)))
+    return gan.init(Stream(0), np.float64), playing.draw(exact_ring, streams, 0, np.float64)
+
+
+def generated_by_numpy(p, z, noise):
+    h = np.tanh(z @ p["hidden"]["weight"] + p["hidden"]["bias"]) + noise["noise"]
+    return h @ p["top"]["weight"] + p["top"]["bias"]
+
+
+def judged_by_numpy(p, x, noise):
+    h = np.tanh((x + noise["instance"]) @ p["hidden"]["weight"] + p["hidden"]["bias"])
+    return (h * noise["dropout"]) @ p["top"]["weight"] + p["top"]["bias"]
+
+
+def slopes_by_numpy(p, x):
+    """∇ₓ D without noise, at each x: W·(top·(1 − tanh²))."""
+    h = np.tanh(x @ p["hidden"]["weight"] + p["hidden"]["bias"])
+    return (p["top"]["weight"][:, 0] * (1 - h * h)) @ p["hidden"]["weight"].T
+
+
+def slope_by_differences(f, params, size=1e-6):
+    """The gradient of a number, component by component."""
+    found = []
+    for leaf in tree.leaves(params):
+        for i in np.ndindex(leaf.shape):
+            kept = leaf[i]
+            ends = []
+            for sign in (1, -1):
+                leaf[i] = kept + sign * size
+                ends.append(f(params))
+            leaf[i] = kept
+            found.append((ends[0] - ends[1]) / (2 * size))
+    return np.array(found)
+
+
+def test_every_use_of_a_network_has_noise_of_its_own():
+    """D on real and on fake samples, and G, of each step of each side."""
+    _, (critics, generators) = noisy_batch(noisy_game(), critic_steps=2, generator_steps=2)
+    shapes = {"instance": (8, 2), "dropout": (8, 3)}
+    layers = [batch.layers for batch in (*critics, *generators)]
+    assert all(type(one) is LayerNoise for one in layers)
+    assert [one.real == {} for one in layers] == [False, False, True, True]
+    seen = []
+    for one in layers:
+        for noise, expected in ((one.real, shapes), (one.fake, shapes), (one.generator, None)):
+            wanted = {"noise": (8, 4)} if expected is None else expected
+            assert {name: a.shape for name, a in noise.items()} == (wanted if noise else {})
+            seen += [a.tobytes() for name, a in noise.items() if name != "dropout"]
+            assert all(a.dtype == np.float64 for a in noise.values())
+    assert len(seen) == len(set(seen)) == 2 * 3 + 2 * 2
+    masks = [one["dropout"] for pair in critics for one in (pair.layers.real, pair.layers.fake)]
+    assert all(not np.array_equal(a, b) for i, a in enumerate(masks) for b in masks[:i])
+
+
+def test_networks_without_noise_are_given_none():
+    _, (critics, generators) = noisy_batch(game())
+    assert critics[0].layers == () and generators[0].layers == ()
+
+
+@pytest.mark.parametrize("penalty", [None, penalties.r1(0.7)], ids=["none", "r1"])
+def test_the_critics_step_with_noise_by_hand(penalty):
+    """The penalty is of the critic without noise."""
+    gan = noisy_game(penalty=penalty)
+    players, ((batch,), _) = noisy_batch(gan)
+    real, z, noise, layers = batch
+
+    def parts(d):
+        fake = generated_by_numpy(players.generator, z, layers.generator)
+        on_real, on_fake = (
+            judged_by_numpy(d, real, layers.real), judged_by_numpy(d, fake, layers.fake)
+        )  # fmt: skip
+        slope = 0.7 * (slopes_by_numpy(d, real) ** 2).sum(1).mean() if penalty else 0.0
+        return on_fake.mean() - on_real.mean(), slope
+
+    found = critic_gradients(gan, players, *batch)
+    loss, slope = parts(players.critic)
+    assert float(found.loss) == pytest.approx(loss, rel=1e-12)
+    assert (found.penalty is None) == (penalty is None)
+    if penalty:
+        assert float(found.penalty) == pytest.approx(slope, rel=1e-12)
+    expected = slope_by_differences(lambda d: sum(parts(d)), players.critic)
+    np.testing.assert_allclose(flat(found.tree), expected, rtol=1e-6, atol=1e-8)
+    new, _ = critic_step(gan, players, real, z, noise, None, layers)
+    assert same(new.critic, optim.SGD(0.2).update(players.critic, found.tree, {})[0])
+
+
+def test_the_generators_step_with_noise_by_hand():
+    """Through D with the noise of this step, not of the critic's."""
+    gan = noisy_game()
+    players, (_, (batch,)) = noisy_batch(gan)
+    z, layers = batch
+
+    def loss(g):
+        fake = generated_by_numpy(g, z, layers.generator)
+        return -judged_by_numpy(players.critic, fake, layers.fake).mean()
+
+    found = generator_gradients(gan, players, z, layers)
+    assert float(found.loss) == pytest.approx(loss(players.generator), rel=1e-12)
+    expected = slope_by_differences(loss, players.generator)
+    np.testing.assert_allclose(flat(found.tree), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("generator_first", [False, True])
+@pytest.mark.parametrize("penalty", [None, penalties.one_gp(0.3)], ids=["none", "1-gp"])
+def test_noisy_iterations_are_the_steps_written_out(penalty, generator_first):
+    playing = Alternating(
+        noisy_game(penalty=penalty), 8, 3, 2, 2, generator_first=generator_first,
+        noise_level=lambda step: 1.5 - 0.5 * step,
+    )  # fmt: skip
+    gan, players = playing.gan, playing.init(Stream(0), np.float64)
+    streams = Streams(*(Stream(1).child(i) for i in range(3)))
+    for step in range(3):
+        critics, generators = playing.draw(exact_ring, streams, step, np.float64)
+        turns = [(critic_step, batch) for batch in critics]
+        turns += [(generator_step, (z, layers)) for z, layers in generators]
+        for take, batch in turns[2:] + turns[:2] if generator_first else turns:
+            *given, layers = batch
+            players, _ = take(gan, players, *given, layers=layers)
+    assert same(play(playing).players, players)
+    equal_to_rounding(play(playing, compiled=True).players, players)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.25, 1.0, 3.0])
+def test_the_level_multiplies_the_deviation_of_noise_and_not_of_dropout(level):
+    (_, plain), (_, found) = noisy_batch(noisy_game()), noisy_batch(noisy_game(), level)
+    for (path, a), b in zip(tree.paths(found, fields=True), tree.leaves(plain), strict=True):
+        factor = level if path.endswith(("instance", "noise")) else 1.0
+        np.testing.assert_allclose(a, factor * b, rtol=1e-14, err_msg=path)
+
+
+@both_ways
+def test_the_level_is_that_of_the_iteration(compiled):
+    """It is asked once an iteration from 0 on; at 0 every network is without its noise."""
+    asked = []
+
+    def fading(step):
+        asked.append(step)
+        return max(0.0, 1 - step / 2)
+
+    quiet = {name: a for name, a in NOISY_D.layers.items() if name != "dropout"}
+    gan = replace(noisy_game(), critic=replace(NOISY_D, layers=quiet))
+    playing = Alternating(gan, 8, 3, noise_level=fading)
+    seen = []
+    found = play(playing, 5, compiled=compiled, watch=lambda step, players: seen.append(players))
+    assert asked == [0, 1, 2, 3, 4]
+    bare = {name: a for name, a in quiet.items() if name != "instance"}
+    silent = {name: a for name, a in NOISY_G.layers.items() if name != "noise"}
+    without = replace(
+        gan, critic=replace(NOISY_D, layers=bare), generator=replace(NOISY_G, layers=silent)
+    )
+    batches = list(drawn_by_hand(Alternating(without, 8, 3), 5))
+    for step, (batch, points) in enumerate(batches):
+        by_itself, _ = critic_step(without, seen[step], *batch[0])
+        by_itself, _ = generator_step(without, by_itself, points[0])
+        apart = abs(flat(by_itself.critic) - flat(seen[step + 1].critic)).max()
+        assert apart < 1e-12 if step >= 2 else apart > 1e-4
+    assert same(found.players, seen[-1])
+
+
+def test_training_passes_the_level_on():
+    gan, start = noisy_game(), noisy_game().init(Stream(0))
+    quiet, loud, plain = (
+        run(gan, start=start, noise_level=level).players
+        for level in (lambda step: 0.0, lambda step: 1.0, None)
+    )
+    assert same(loud, plain) and not same(loud, quiet)
+
+
+def test_a_level_below_zero_is_an_error():
+    with pytest.raises(ValueError, match="Noise: level is -1"):
+        run(noisy_game(), noise_level=lambda step: -1)
+
+
+def test_noise_does_not_move_the_data_or_the_points():
+    """They have streams of their own: runs with and without noise see the same samples."""
+    _, (noisy, points) = noisy_batch(noisy_game(penalty=penalties.dragan()), critic_steps=2)
+    _, (bare, others) = noisy_batch(game(), critic_steps=2)
+    for one, other in zip(noisy, bare, strict=True):
+        assert np.array_equal(one.real, other.real) and np.array_equal(one.z, other.z)
+    assert np.array_equal(points[0].z, others[0].z)
+
+
+def test_samples_are_made_without_noise():
+    gan = noisy_game()
+    players, z = gan.init(Stream(0), np.float64), Stream(3).normal((5, 3), np.float64)
+    expected = generated_by_numpy(players.generator, z, {"noise": 0.0})
+    np.testing.assert_allclose(gan.generate(players, z), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("layer", [nn.Noise(0.1), nn.Dropout(0.5)], ids=["noise", "dropout"])
+def test_one_batch_of_both_is_refused_to_a_critic_that_draws_noise(layer):
+    drawing = models.Net("critic", (2,), {"noise": layer, "top": nn.Linear(2, 1)})
+    with pytest.raises(ValueError, match="one_batch with a critic that draws noise.* one_batch=F"):
+        GAN(PAIR.generator, drawing, optim.SGD(0.1), optim.SGD(0.1), one_batch=True)
+    assert not GAN(PAIR.generator, drawing, optim.SGD(0.1), optim.SGD(0.1)).one_batch
+    assert GAN(NOISY_G, PAIR.critic, optim.SGD(0.1), optim.SGD(0.1), one_batch=True).one_batch
+
+
+def test_a_noisy_iteration_that_breaks_is_diagnosed_with_its_noise(monkeypatch):
+    """The first iteration's own noise is not finite, and nothing else is."""
+    draw = models.Net.draw
+
+    def broken(self, *args):
+        noise = draw(self, *args)
+        return {name: np.full_like(a, np.nan) for name, a in noise.items()}
+
+    monkeypatch.setattr(models.Net, "draw", broken)
+    with pytest.raises(Diverged, match="iteration 1: the critic's step is no longer finite: the l"):
+        play(Alternating(noisy_game(), 8, 3))
+
+
+# The moving average
+
+WITH_NORM = models.Net(
+    "generator", (3,),
+    {
+        "noise": nn.Noise(0.2), "hidden": nn.Linear(3, 5, bias_init=nn.he_normal),
+        "norm": nn.BatchNorm(5), "tanh": ops.tanh, "top": nn.Linear(5, 2),
+    },
+)  # fmt: skip
+AVERAGED = {"MLP": PAIR.generator, "batch norm": WITH_NORM}
+each_averaged = pytest.mark.parametrize("generator", AVERAGED.values(), ids=AVERAGED)
+
+
+def moments(params, z, noise):
+    """What batch norm met of a batch, with its noise: () of an MLP."""
+    if type(params) is list:
+        return ()
+    h = (z + noise["noise"]) @ params["hidden"]["weight"] + params["hidden"]["bias"]
+    return {"norm": {"mean": h.mean(0), "variance": h.var(0)}}
+
+
+def averaged_game(generator, decay=0.8, penalty=None):
+    return GAN(
+        generator, PAIR.critic, optim.SGD(0.3), optim.SGD(0.2), penalty=penalty, ema=decay
+    )  # fmt: skip
+
+
+@each_averaged
+@pytest.mark.parametrize("generator_first", [False, True])
+def test_the_average_is_that_of_a_loop_over_the_generators_steps(generator, generator_first):
+    """Of parameters after each step, and of the step's own batch with them."""
+    gan = averaged_game(generator, penalty=penalties.r1(0.3))
+    playing = Alternating(gan, 8, 3, 2, 3, generator_first=generator_first)
+    start = gan.init(Stream(0), np.float64)
+    without = replace(gan, ema=None)
+    players = without.init(Stream(0), np.float64)
+    assert same(start[:4], players[:4]) and players.average == ()
+    z = Stream(0).child(2).normal((64, 3), np.float64)
+    noise = {"noise": 0.2 * Stream(0).child(3).normal((64, 3), np.float64)}
+    average = players.generator, moments(players.generator, z, noise)
+    for a, b in zip(tree.leaves(start.average), tree.leaves(average), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+    streams = Streams(*(Stream(1).child(i) for i in range(3)))
+    for step in range(4):
+        critics, generators = playing.draw(exact_ring, streams, step, np.float64)
+        turns = [(critic_step, batch) for batch in critics]
+        turns += [(generator_step, batch) for batch in generators]
+        for take, batch in turns[2:] + turns[:2] if generator_first else turns:
+            *given, layers = batch
+            players, _ = take(without, players, *given, layers=layers)
+            if take is generator_step:
+                noise = layers and layers.generator
+                now = players.generator, moments(players.generator, batch.z, noise)
+                average = tree.tree_map(lambda a, b: 0.8 * a + 0.2 * b, average, now)
+    found = play(playing, 4).players
+    assert same(found[:4], players[:4])  # the average changes nothing of the game
+    assert len(tree.leaves(found.average)) == len(tree.leaves(average))
+    for (path, a), b in zip(tree.paths(found.average), tree.leaves(average), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14, err_msg=path)
+    assert abs(flat(found.average.params) - flat(found.generator)).max() > 1e-3
+
+
+@each_averaged
+def test_samples_are_made_by_the_average(generator):
+    """Each by itself: batch norm uses the average's statistics."""
+    gan = averaged_game(generator)
+    playing = Alternating(gan, 8, 3)
+    players = play(playing, 6).players
+    points = Stream(7).normal((5, 3), np.float64)
+    params, statistics = players.average
+    given = (statistics,) if statistics else ()
+    expected = generator(params, points, *given)
+    np.testing.assert_allclose(gan.generate(players, points), expected, rtol=1e-13)
+    np.testing.assert_allclose(playing.generate(players, 5, Stream(7)), expected, rtol=1e-13)
+    np.testing.assert_allclose(gan.generate(players, points[:1]), expected[:1], rtol=1e-12)
+    assert abs(expected - generator(players.generator, points)).max() > 1e-3
+    plain = replace(gan, ema=None).generate(players, points)
+    np.testing.assert_array_equal(plain, generator(players.generator, points))
+
+
+@each_averaged
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_compiled_average_is_the_eager_one_to_rounding(generator, dtype):
+    playing = Alternating(averaged_game(generator), 8, 3)
+    start = playing.init(Stream(0), dtype)
+    how = {"start": start, "sample": ring if dtype == np.float32 else exact_ring}
+    one, other = (play(playing, 5, compiled=compiled, **how) for compiled in (True, False))
+    bound = 1e-3 if dtype == np.float32 else 1e-10
+    equal_to_rounding(one.players, other.players, bound)
+    assert all(a.dtype == dtype for a in tree.leaves(one.players.average))
+    assert not np.allclose(flat(start.average.params), flat(one.players.average.params))
+
+
+def test_the_critics_step_leaves_the_average_alone():
+    gan = averaged_game(WITH_NORM)
+    players = gan.init(Stream(0), np.float64)
+    real, z, _ = batch_of()
+    assert critic_step(gan, players, real, z)[0].average is players.average
+    assert generator_step(gan, players, z)[0].average is not players.average
+
+
+@pytest.mark.parametrize("decay", [0, 0.0, 1, 1.0, -0.5, 1.5, math.nan])
+def test_a_decay_that_is_not_between_zero_and_one_is_an_error_before_any_work(decay):
+    with pytest.raises(ValueError, match=f"GAN: ema is {decay}; expected a decay above 0 and bel"):
+        averaged_game(PAIR.generator, decay)
+
+
+# Spectral norms
+
+BOUNDED = models.Pair(
+    *(
+        spectral_norm(
+            models.Net(
+                title, (inputs,),
+                {"hidden": nn.Linear(inputs, 8), "elu": ops.elu, "top": nn.Linear(8, outputs)},
+            )
+        )
+        for title, inputs, outputs in (("generator", 3, 2), ("critic", 2, 1))
+    )
+)  # fmt: skip
+
+
+def largest_singular_values(params):
+    """Of weight/σ, σ by the layer's own vectors: 1 where these are the first ones."""
+    for layer in params.values():
+        w = layer["weight"]
+        yield np.linalg.svd(w, compute_uv=False)[0] / (layer["left"] @ w @ layer["right"])
+
+
+@pytest.mark.parametrize(
+    "order, compiled",
+    [({}, True), ({"critic_steps": 2, "generator_steps": 2, "generator_first": True}, False)],
+    ids=["compiled", "eager, G first"],
+)
+def test_spectral_norms_follow_their_weights_in_both_networks(order, compiled):
+    adam = optim.Adam(4e-3, (0.5, 0.9))
+    gan = GAN(*BOUNDED, adam, adam, losses.HINGE, penalties.r1(0.1), ema=0.9)
+    start = gan.init(Stream(0), np.float64)
+    worst = {"generator": 0.0, "critic": 0.0}
+
+    def watch(step, players):
+        for side in worst:
+            apart = max(abs(s - 1) for s in largest_singular_values(getattr(players, side)))
+            worst[side] = max(worst[side], apart)
+
+    found = play(Alternating(gan, 8, 3, **order), 60, compiled=compiled, watch=watch).players
+    assert max(worst.values()) < 0.01, worst
+    for side in worst:
+        stale = [
+            now | {key: then[key] for key in ("left", "right")}
+            for now, then in zip(
+                getattr(found, side).values(), getattr(start, side).values(), strict=True
+            )
+        ]
+        drifted = dict(enumerate(stale))
+        assert max(abs(s - 1) for s in largest_singular_values(drifted)) > 0.02, side
+    params, _ = found.average
+    z = Stream(3).normal((5, 3), np.float64)
+    again = gan.generator(refreshed(params), z)
+    np.testing.assert_allclose(gan.generate(found, z), again, rtol=1e-12)
+
+
+def test_spectral_vectors_are_refreshed_once_after_each_step():
+    gan = GAN(*BOUNDED, optim.SGD(0.1), optim.SGD(0.1))
+    players = gan.init(Stream(0), np.float64)
+    real, z, _ = batch_of()
+    new, found = critic_step(gan, players, real, z)
+    assert same(new.critic, refreshed(optim.SGD(0.1).update(players.critic, found.tree, {})[0]))
+    new, found = generator_step(gan, players, z)
+    expected = optim.SGD(0.1).update(players.generator, found.tree, {})[0]
+    assert same(new.generator, refreshed(expected)) and not same(new.generator, expected)
+
+
+def test_clipping_is_refused_to_a_critic_of_spectral_norms():
+    rates = optim.SGD(0.1), optim.SGD(0.1)
+    with pytest.raises(ValueError, match="clip is 0.01 with a critic of spectral norms.*clip=None"):
+        GAN(*BOUNDED, *rates, clip=0.01)
+    assert GAN(BOUNDED.generator, PAIR.critic, *rates, clip=0.01).clip == 0.01
+    assert GAN(*BOUNDED, *rates).clip is None

@@ -229,7 +229,7 @@ class _AtOnce(Game):
 
     def init(self, stream, dtype=np.float32):
         """As :meth:`tinygan.train.GAN.init`."""
-        return self.gan.init(stream, dtype)
+        return self.gan.init(stream, dtype, self.prior)
 
     def draw(self, data, streams, step, dtype):
         """(real, z, noise of the penalty) for one iteration; both sides see the same."""
@@ -254,7 +254,7 @@ class _AtOnce(Game):
             gan.generator_optimizer, players.generator, found.generator, players.generator_state,
             factor,
         )  # fmt: skip
-        average = players.average
+        g, average = refreshed(g), players.average
         if gan.ema is not None:
             average = ema.moved(gan.generator, average, g, batch[1], gan.ema)
         norms = [sqrt(square_norm(tree)) for tree in (found.critic, found.generator)]

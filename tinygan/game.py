@@ -16,6 +16,7 @@ from tinygan import tree as trees
 from tinygan.backend import Stream
 from tinygan.engine import add, grad_values, values
 from tinygan.ops import multiply, square, sum
+from tinygan.spectral import refreshed
 
 
 class Streams(NamedTuple):
@@ -32,10 +33,12 @@ class Game:
     A subclass is a frozen dataclass of models, optimisers and choices, without arrays. Its players,
     all that training changes, are a named tuple of trees of arrays.
 
-    ``names`` are what the numbers of an iteration are, fields of the history's records.
+    ``names`` are what the numbers of an iteration are, fields of the history's records; ``rates``
+    is 2 for a game whose schedule may give a tuple, of the critic's factor and the generator's.
     """
 
     names = ()
+    rates = 1
 
     def init(self, stream, dtype=np.float32):
         """The players before training: parameters drawn from ``stream``, optimisers at rest."""
@@ -110,7 +113,7 @@ class Descent(NamedTuple):
 
 
 def descend(loss, tracked, optimizer, state, factor=1.0):
-    """One step of one player down its loss: a :class:`Descent`.
+    """One step of one player down its loss: a :class:`Descent`. Spectral norms are refreshed.
 
     Args:
         loss: a scalar Tensor, made of ``tracked``.
@@ -121,7 +124,7 @@ def descend(loss, tracked, optimizer, state, factor=1.0):
     params, state = optimizer.update(
         values(tracked), gradient, state, multiply(factor, optimizer.rate)
     )
-    return Descent(params, state, square_norm(gradient))
+    return Descent(refreshed(params), state, square_norm(gradient))
 
 
 def draw_samples(data, n, stream, dtype):

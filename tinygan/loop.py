@@ -33,12 +33,19 @@ class History:
 
 
 class Diverged(RuntimeError):
-    """Training met a number that is not finite. ``players`` and ``history`` are the last good."""
+    """Training met a number that is not finite. ``players`` and ``history`` are the last good.
+
+    A parameter that overflowed and then touched no number any more, as behind a ReLU that is shut,
+    is found at the end only: the message then says that no good players are known.
+    """
 
     def __init__(self, message, players, history):
         super().__init__(message)
         self.players = players
         self.history = history
+
+    def __reduce__(self):
+        return Diverged, (str(self), self.players, self.history)  # an exception's own loses two
 
 
 class Run(NamedTuple):
@@ -98,7 +105,7 @@ def run(
             watch(0, players)
         while done < steps:
             batch = game.draw(data, streams, done, dtype)
-            factor = 1.0 if schedule is None else _factor(schedule(done))
+            factor = 1.0 if schedule is None else _factor(schedule(done), game.rates)
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # Diverged tells
                 now, numbers = step(players, batch, factor)
                 numbers = to_host(numbers)
@@ -128,8 +135,11 @@ def run(
     finally:
         bar.close()
     if not (_finite(players) if finite is None else finite):
+        which = f"iteration {done}: its update"
+        if not _finite(previous):
+            which = f"an iteration before {done}, told by none of its numbers: an update"
         raise Diverged(
-            f"iteration {done}: its update left parameters that are not finite. Lower the rates",
+            f"{which} left parameters that are not finite. Lower the rates",
             previous,
             _before(history, done),
         )
@@ -167,15 +177,14 @@ def _losses(record):
     return [(name.removesuffix("_loss"), x) for name, x in pairs if name.endswith("_loss")]
 
 
-def _factor(factor):
-    """What a schedule gave, once it is a number, or a pair of them as a tuple."""
-    for part in factor if isinstance(factor, tuple) else (factor,):
-        if not isinstance(part, (int, float, np.number)):
-            raise TypeError(
-                f"train: schedule gave a {type(factor).__name__}, {factor!r}; expected a number, "
-                "or for two players a tuple of the critic's and the generator's"
-            )
-    return factor
+def _factor(factor, rates):
+    """What a schedule gave, once it is a number, or a tuple of as many as the game has rates."""
+    parts = factor if isinstance(factor, tuple) else (factor,) * rates
+    if len(parts) == rates and all(isinstance(part, (int, float, np.number)) for part in parts):
+        return factor
+    pair = ", or a tuple of the critic's and the generator's" if rates == 2 else ""
+    kind = type(factor).__name__
+    raise TypeError(f"train: schedule gave a {kind}, {factor!r}; expected a number{pair}")
 
 
 def _before(history, step):

@@ -62,7 +62,7 @@ class GAN:
         one_batch: send real and fake samples through the critic as one batch: the same values to
             rounding, in fewer and larger products. Not for critics that mix samples or draw noise.
         ema: decay of an exponential moving average of the generator (:mod:`tinygan.ema`), from
-            which samples are then made; or None.
+            which samples are then made; or None. It asks a generator for its ``input``.
     Raises: ValueError for a clip not above 0, an ema outside (0, 1), one_batch or a penalty with a
         critic that mixes samples, one_batch with one that draws noise, and a clip with spectral
         norms.
@@ -109,13 +109,19 @@ class GAN:
                 "None"
             )
 
-    def init(self, stream, dtype=np.float32):
-        """Parameters drawn from ``stream``, and optimisers at rest: a :class:`Players`."""
+    def init(self, stream, dtype=np.float32, prior=None):
+        """Parameters drawn from ``stream``, and optimisers at rest: a :class:`Players`.
+
+        Args:
+            prior: of the 64 latent points from whose statistics a moving average starts, where
+                the generator has batch norm; N(0, I) without one.
+        """
         g = self.generator.init(stream.child(0), dtype)
         d = self.critic.init(stream.child(1), dtype)
         average = ()
         if self.ema is not None:
-            z = stream.child(2).normal((64, *self.generator.input), dtype)
+            draw = prior or normal_prior
+            z = draw(stream.child(2), (64, *self.generator.input), dtype)
             noise = _noise(self.generator, stream.child(3), 64, dtype)
             average = ema.start(self.generator, g, z, noise)
         return Players(
@@ -303,7 +309,7 @@ class Alternating(Game):
         generator_first: the generator's steps come before the critic's.
         noise_level: a function of the iteration that multiplies the deviation of
             :class:`tinygan.nn.Noise` layers, to anneal it; None is 1.
-    Raises: ValueError for sizes below 1.
+    Raises: ValueError for sizes below 1, and for a noise_level where no network draws noise.
     Source: Goodfellow et al. (2014) algorithm 1; Arjovsky et al. (2017) algorithm 1 (P4).
     """
 
@@ -318,15 +324,22 @@ class Alternating(Game):
     noise_level: Callable | None = None
 
     names = Record._fields[1:]
+    rates = 2
 
     def __post_init__(self):
+        networks = self.gan.generator, self.gan.critic
+        if self.noise_level and not any(_noise(a, Stream(0), 1, np.float32) for a in networks):
+            raise ValueError(
+                "train: a noise_level for networks that draw no noise; expected None, or networks "
+                "with tinygan.nn.Noise layers"
+            )
         for name in ("batch", "latent", "critic_steps", "generator_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train: {name} is {getattr(self, name)}; expected at least 1")
 
     def init(self, stream, dtype=np.float32):
         """As :meth:`GAN.init`."""
-        return self.gan.init(stream, dtype)
+        return self.gan.init(stream, dtype, self.prior)
 
     def draw(self, data, streams, step, dtype):
         """([:class:`CriticBatch`, …], [:class:`GeneratorBatch`, …]) for one iteration."""
