@@ -44,6 +44,11 @@ NORMS = {"batch": nn.BatchNorm, "layer": nn.LayerNorm, "none": None}
 PRIORS = {"normal": normal_prior, "uniform": uniform_prior}
 
 
+def one_prior(stream, shape, dtype):
+    """Latent points that are all 1: a game of a single point."""
+    return tg.to_device(np.ones(shape, dtype), stream.device)
+
+
 def chosen_preset(argv, presets, default):
     """The preset that the command line names, found first: --help can then show its values."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

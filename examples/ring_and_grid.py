@@ -9,11 +9,12 @@ and is of high quality within 3σ; a mode counts with one sample of high quality
 
 All systems share networks and batches: z of 2, two hidden ReLU layers of 128, batches of 128; all
 rates fall to 0 in a line. SHORTENED, and smaller than in the papers: an iteration is one step of G,
-and the number of iterations is the system's own, so that each takes some 25 to 40
-seconds of a core. Rates and weights were chosen by single trials on the seeds 100 to 102, which are
-not among those shown. Not all had as many: of 0-GP's λ, .1 and 1 were tried, and the better kept; of WGAN's rate and clip,
-these and their doubles, which were better on the ring and worse on the grid; of the unrolled game,
-minimax and non-saturating; of the rates and λ of the others, only these with these networks.
+and the number of iterations is the system's own, so that each takes some 25 to 40 seconds of a
+core. Rates and weights were chosen by single trials on the seeds 100 to 102, which are not among
+those shown. Not all had as many: of 0-GP's λ, .1 and 1 were tried, and the better kept; of WGAN's
+rate and clip, these and their doubles, which were better on the ring and worse on the grid; of the
+unrolled game, minimax and non-saturating; of the rates and λ of the others, only these with these
+networks.
 
 Every run is one BLAS thread, so that its bits do not depend on how many run at once. Writes a JSON
 and its samples per run (finished runs are kept and not repeated), table.md, and samples.png with

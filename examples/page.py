@@ -1,0 +1,267 @@
+"""What docs/systems.md lists: each row of the papers, what runs it, and what checks it."""
+
+TOP = """# Every system of the papers
+
+Each row is an objective, a penalty, a network or an algorithm of the five papers (P0 to P4), the
+system of `examples/train.py` that runs it with the source's settings, the test that checks its
+equations against a hand computation or finite differences, and a short run.
+
+```
+python examples/train.py --list
+python examples/train.py --system NAME            # the source's settings
+python examples/train.py --system NAME --short    # those of this page
+python examples/all_systems.py                    # all runs of this page, one after the other
+```
+
+The short runs have smaller networks and far fewer iterations than the sources: they show that a
+system works, and not what it is capable of. Seed 0, compiled steps; none was picked. Seconds are
+those of the training, compilation included, on two cores of an AMD EPYC (Zen 5); digits take two
+threads. In the plane: modes with 20 or more of 2,500 samples within 5% of the radius, and the share
+of samples there. On digits: the inception-style score (10 at most) and the Fréchet distance of
+1,000 samples by [our own classifier](image_scores.md), with which no published figure can be
+compared.
+
+P0 is *Effects of Gradient Penalty on GANs*, P1 *Stable Training for GANs*, P2 *Tackling the
+Gradient Issues in GANs*, P3 *Improving Generalization and Stability of GANs*, P4 *Analyzing
+Stability and Properties of GANs*."""
+
+HAND = "test_losses.py::test_values_by_hand"
+LOOP = "test_penalties.py::test_presets_are_the_naive_loop_times_their_weight"
+DIFFERENCE = "test_penalties.py::test_the_gradient_in_every_parameter_is_the_naive_loops_difference"
+
+ROWS = {  # (what, systems, tests)
+    "Objectives": [
+        ("minimax (saturating)", ["gan-minimax"], [HAND]),
+        ("non-saturating", ["gan"], [HAND]),
+        ("Wasserstein, clipped or with a penalty", ["wgan", "wgan-gp"], [HAND, LOOP]),
+        ("least squares", ["lsgan"], [HAND]),
+        ("hinge", ["hinge-gan"], [HAND]),
+        (
+            "AC-GAN", ["ac-gan"],
+            [
+                "test_ac_gan.py::test_the_critics_loss_is_the_negative_sum_of_both_log_likelihoods",
+                "test_ac_gan.py::test_the_class_term_is_minus_log_p_and_not_minus_p",
+            ],
+        ),
+        (
+            "Regularized GAN", ["regularized-gan"],
+            ["test_regularized.py::test_each_player_of_the_regularized_gan_moves_as_by_hand"],
+        ),
+        (
+            "MDGAN", ["mdgan"],
+            [
+                "test_regularized.py::test_each_player_of_mdgan_moves_as_by_hand",
+                "test_regularized.py::test_the_diffusion_critic_sees_generated_samples",
+            ],
+        ),
+        (
+            "EBGAN, with the pulling-away term", ["ebgan"],
+            [
+                "test_ebgan.py::test_each_player_moves_as_by_hand",
+                "test_ebgan.py::test_pulling_away_by_hand",
+            ],
+        ),
+        (
+            "BEGAN, its controller and its measure", ["began"],
+            [
+                "test_began.py::test_the_balance_by_hand",
+                "test_began.py::test_the_controller_over_a_run",
+            ],
+        ),
+        (
+            "InfoGAN", ["infogan"],
+            [
+                "test_infogan.py::test_the_information_in_categories",
+                "test_infogan.py::test_the_information_in_numbers",
+            ],
+        ),
+        (
+            "linear game", ["linear-game"],
+            ["test_dirac.py::test_the_linear_games_gradients_are_the_papers"],
+        ),
+        (
+            "Dirac-GAN", ["dirac-gan", "dirac-gan-r1"],
+            [
+                "test_dirac.py::test_the_final_radius_is_the_published_one",
+                "test_dirac.py::test_eigenvalues_of_the_game",
+            ],
+        ),
+    ],
+    "Penalties, constraints, noise": [
+        ("1-GP", ["gan-1gp"], [LOOP, DIFFERENCE]),
+        ("0-GP on interpolates", ["gan-0gp", "gan-0gp-100"], [LOOP, DIFFERENCE]),
+        (
+            "0-GP-sample: real and fake, real (R₁), fake (R₂)",
+            ["gan-0gp-sample", "gan-r1", "gan-r2"],
+            [
+                LOOP,
+                "test_penalties.py::test_0_gp_sample_is_the_mean_of_r1_and_r2",
+                "test_penalties.py::test_the_weight_of_r1_is_half_of_mescheders_gamma",
+            ],
+        ),
+        (
+            "LP", ["wgan-lp"],
+            [LOOP, "test_penalties.py::test_lp_is_exactly_zero_below_slope_one"],
+        ),
+        (
+            "DRAGAN", ["dragan"], [LOOP, "test_penalties.py::test_dragans_points_by_formula"],
+        ),
+        (
+            "P3's rejected two-term form", ["gan-two-term"],
+            ["test_penalties.py::test_the_two_term_form_is_the_naive_loop"],
+        ),
+        (
+            "weight clipping, without and with the norms' scales (`wgan`, `p4-wgan`)", [],
+            [
+                "test_penalties.py::test_clipping_limits_weights_and_biases_and_leaves_scale_and_shift",
+                "test_train.py::test_clipping_takes_the_scales_of_batch_norm_only_if_asked",
+            ],
+        ),
+        (
+            "spectral normalisation", ["gan-spectral"],
+            [
+                "test_spectral.py::test_the_singular_value_is_numpys_after_enough_iterations",
+                "test_spectral.py::test_gradients_to_order_three_with_the_vectors_fixed",
+            ],
+        ),
+        (
+            "instance noise, annealed", ["gan-instance-noise"],
+            [
+                "test_train.py::test_the_critics_step_with_noise_by_hand",
+                "test_train.py::test_the_level_is_that_of_the_iteration",
+            ],
+        ),
+        (
+            "noise inside D and G", ["gan-layer-noise"],
+            ["test_models.py::test_gradients_of_a_net_with_noise_to_order_two"],
+        ),
+        (
+            "batch norm in a penalised critic: an error", [],
+            [
+                "test_penalties.py::test_batch_norm_in_a_penalised_critic_is_an_error_that_says_why",
+                "test_mistakes.py::test_batch_norm_in_a_penalised_critic",
+            ],
+        ),
+        (
+            "cited beside them: moving average of G, smoothed labels",
+            ["gan-ema", "gan-smooth-labels"],
+            [
+                "test_ema.py::test_averages_are_those_of_a_loop",
+                "test_losses.py::test_smoothed_labels_ask_for_their_own_probability",
+            ],
+        ),
+    ],
+    "Networks": [
+        (
+            "toy MLP of P3; Figure 1's D (`models.zero_gp_value_surface`)", [],
+            ["test_models.py::test_presets_have_the_papers_parameters_and_shapes"],
+        ),
+        (
+            "WGAN-GP's toy (`wgan-gp`)", [],
+            ["test_models.py::test_presets_have_the_papers_parameters_and_shapes"],
+        ),
+        (
+            "P3's MLP for MNIST", ["p3-mnist"],
+            ["test_models.py::test_presets_have_the_papers_parameters_and_shapes"],
+        ),
+        (
+            "DCGAN-28 without batch norm", ["dcgan28", "dcgan28-0gp"],
+            [
+                "test_dcgan.py::test_dcgan28_has_the_papers_parameters",
+                "test_dcgan.py::test_dcgan28s_forward_pass_by_hand",
+            ],
+        ),
+        (
+            "DCGAN-64", ["dcgan64"], ["test_dcgan.py::test_a_generators_forward_pass_by_hand"],
+        ),
+        (
+            "DCGAN-32, WGAN-32", ["p4-dcgan", "p4-wgan"],
+            [
+                "test_dcgan.py::test_a_critics_forward_pass_by_hand",
+                "test_dcgan.py::test_gradients_to_order_three",
+            ],
+        ),
+        (
+            "AC-GAN: 1,663,867 and 2,993,760 parameters; its variant, 1,593,888 (`ac-gan`)",
+            ["ac-gan-variant"],
+            [
+                "test_paper_models.py::test_ac_gans_critic_is_the_printed_table",
+                "test_paper_models.py::test_ac_gans_generator_is_the_printed_table",
+            ],
+        ),
+        (
+            "WGAN's ablation: {standard, WGAN} × {DCGAN, no norm, perceptron}",
+            [
+                "ablation-gan-dcgan", "ablation-wgan-dcgan", "ablation-gan-no-norm",
+                "ablation-wgan-no-norm", "ablation-gan-mlp", "ablation-wgan-mlp",
+            ],
+            [
+                "test_paper_models.py::test_the_ablations_generator_has_four_hidden_layers_of_512",
+            ],
+        ),
+        (
+            "P0's future work: constant filters, a perceptron, tanh",
+            ["p0-constant-filters", "p0-mlp", "p0-tanh"],
+            ["test_example_dcgan.py::test_constant_filters_and_tanh_everywhere"],
+        ),
+        (
+            "encoder, auto-encoder (`mdgan`, `ebgan`); maxout", ["original-gan"],
+            [
+                "test_paper_models.py::test_an_auto_encoder_is_its_decoder_after_its_encoder",
+                "test_nn.py::test_maxout_against_numpy",
+            ],
+        ),
+        (
+            "P3's ε-optimal discriminator (`examples/epsilon_optimal.py`)", [],
+            [
+                "test_epsilon_optimal.py::test_with_the_sufficient_k_it_is_epsilon_optimal",
+                "test_epsilon_optimal.py::test_it_is_the_papers_formula_in_loops",
+            ],
+        ),
+    ],
+    "Algorithms": [
+        (
+            "alternating k:1 (`gan`); WGAN's, on fresh batches (`wgan`) or on the same",
+            ["wgan-same-batch"],
+            ["test_train.py::test_the_same_batch_is_one_array_and_its_latent_points_are_fresh"],
+        ),
+        ("TTUR", ["gan-ttur"], ["test_train.py::test_two_rates_belong_to_two_sides"]),
+        (
+            "Fixed-Alt-GD (`linear-game`)", [],
+            [
+                "test_dirac.py::test_fixed_alternation_cannot_keep_the_discriminator_optimal",
+                "test_train.py::test_alternating_gradient_descent_with_fixed_numbers_of_steps_by_hand",
+            ],
+        ),
+        (
+            "MDGAN's two steps (`mdgan`)", [],
+            ["test_regularized.py::test_a_step_leaves_alone_who_does_not_play"],
+        ),
+        (
+            "simultaneous updates", ["gan-simultaneous"],
+            ["test_algorithms.py::test_simultaneous_takes_both_gradients_at_one_point"],
+        ),
+        (
+            "D in the inner loop against G in the inner loop", ["gan-d-inner", "gan-g-inner"],
+            ["test_train.py::test_every_order_is_its_steps_written_out"],
+        ),
+        (
+            "unrolled, and the same ring without", ["gan-unrolled", "unrolled-ring"],
+            [
+                "test_algorithms.py::test_unrolled_differentiates_through_every_step",
+                "test_algorithms.py::test_unrolled_differentiates_through_adam",
+            ],
+        ),
+        (
+            "consensus", ["gan-consensus"],
+            [
+                "test_algorithms.py::test_consensus_descends_the_energy",
+                "test_dirac.py::test_consensus_descends_its_closed_form",
+            ],
+        ),
+        (
+            "Nagarajan & Kolter's regulariser", ["gan-nagarajan-kolter"],
+            ["test_dirac.py::test_nagarajan_and_kolter_descend_their_closed_form"],
+        ),
+    ],
+}  # fmt: skip
