@@ -1,11 +1,12 @@
 """Run every system of ``train.py`` in its short settings, and write the page that shows them.
 
-    python examples/all_systems.py                     # all that are not there yet: about an hour
+    python examples/all_systems.py                     # all that are not there yet
     python examples/all_systems.py --only gan wgan     # these, again
     python examples/all_systems.py --page docs/systems.md
 
-Every run is on seed 0 and on all cores, one after the other. Finished runs are kept and not
-repeated. The page is made from the runs in --out; its pictures go to images/systems beside it.
+All runs take some three quarters of an hour on two cores. Every run is on seed 0, one after the
+other. Finished runs are kept and not repeated. The page is made from the runs in --out; its
+pictures go to images/systems beside it.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import train
 from common import check_folder, write_whole
-from page import ROWS, TOP
+from page import BOTTOM, ROWS, TOP
 from presets import PRESETS
 
 from tinygan.study.plots import tile
@@ -49,9 +50,8 @@ def told(report):
     """A run's scores in a few words; none for images without a judge."""
     found = report["scores"]
     if "modes of 20 within 5%" in found:
-        return (
-            f"{found['modes of 20 within 5%']} modes, {found['share within 5%']:.2f} of the samples"
-        )
+        modes = found["modes of 20 within 5%"]
+        return f"{modes} mode{'s' * (modes != 1)}, {found['share within 5%']:.2f} of the samples"
     if "inception_style_score" in found:
         return (
             f"score {found['inception_style_score']:.2f}, Fréchet {found['frechet_distance']:.0f}"
@@ -70,14 +70,17 @@ def page(out, folder):
                 lines.append(
                     row(out, folder, what if i == 0 else "", name, tests if i == 0 else [])
                 )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, BOTTOM])
 
 
 def row(out, folder, what, name, tests):
     """One line of a table."""
     checks = "<br>".join(f"`{test}`" for test in tests)
     if name is None:
-        return f"| {what} | | {checks} | | |"
+        return f"| {what} | | {checks} | an error, before any work | |"
+    if name == "epsilon_optimal.py":
+        seen = '<img src="images/epsilon_optimal.png" width="200"><br>built, not trained'
+        return f"| {what} | `examples/{name}` | {checks} | {seen} | 1 |"
     report = finished(out, name)
     if report is None:
         raise FileNotFoundError(f"no run of {name} in {out}; run examples/all_systems.py first")

@@ -1,6 +1,6 @@
 """Train the classifier behind the image scores, on the digits that come with tinygan.
 
-    python examples/digit_classifier.py                       # a minute or two
+    python examples/digit_classifier.py                       # half a minute
     python examples/digit_classifier.py --mnist FOLDER        # and measure it on all of MNIST
 
 It learns from the first 4,000 shipped digits, shifted by up to two pixels at random, and is

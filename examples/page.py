@@ -3,27 +3,39 @@
 TOP = """# Every system of the papers
 
 Each row is an objective, a penalty, a network or an algorithm of the five papers (P0 to P4), the
-system of `examples/train.py` that runs it with the source's settings, the test that checks its
-equations against a hand computation or finite differences, and a short run.
+system of `examples/train.py` that runs it, the test that checks its equations against a hand
+computation or finite differences, and a short run.
 
 ```
-python examples/train.py --list
-python examples/train.py --system NAME            # the source's settings
+python examples/train.py --list                   # every system, with the source of its settings
+python examples/train.py --system NAME            # its settings; hours, for some
 python examples/train.py --system NAME --short    # those of this page
 python examples/all_systems.py                    # all runs of this page, one after the other
 ```
 
-The short runs have smaller networks and far fewer iterations than the sources: they show that a
-system works, and not what it is capable of. Seed 0, compiled steps; none was picked. Seconds are
-those of the training, compilation included, on two cores of an AMD EPYC (Zen 5); digits take two
-threads. In the plane: modes with 20 or more of 2,500 samples within 5% of the radius, and the share
-of samples there. On digits: the inception-style score (10 at most) and the Fréchet distance of
-1,000 samples by [our own classifier](image_scores.md), with which no published figure can be
-compared.
+Most runs here are shorter and their networks smaller than in the sources. They show what each
+system does with so little; some collapse, as their papers say of them. Seed 0, compiled steps; none
+was picked. Seconds are those of the training, compilation included, on two cores of an AMD EPYC
+(Zen 5): systems of the plane on one thread each, two at a time; digits on two threads. In the
+plane: modes with 20 or more of 2,500 samples within 5% of the radius, and the share of samples
+there. On digits: the inception-style score (10 at most) and the Fréchet distance of a thousand, by
+[our own classifier](image_scores.md), with which no published figure can be compared.
 
 P0 is *Effects of Gradient Penalty on GANs*, P1 *Stable Training for GANs*, P2 *Tackling the
 Gradient Issues in GANs*, P3 *Improving Generalization and Stability of GANs*, P4 *Analyzing
 Stability and Properties of GANs*."""
+
+BOTTOM = """
+## P3's ε-optimal discriminator, built
+
+`python examples/epsilon_optimal.py` builds the network of P3's appendix A for four real and four
+fake points of the circle: one hidden softmax layer, k as large as the appendix says that suffices.
+It is ε-optimal on its samples and jumps between them; between a real and a fake sample its slope
+must reach ε over their distance, and does.
+
+![The discriminator's values, and its largest slope between each real and each fake sample](\
+images/epsilon_optimal.png)
+"""
 
 HAND = "test_losses.py::test_values_by_hand"
 LOOP = "test_penalties.py::test_presets_are_the_naive_loop_times_their_weight"
@@ -39,6 +51,7 @@ ROWS = {  # (what, systems, tests)
         (
             "AC-GAN", ["ac-gan"],
             [
+                "test_ac_gan.py::test_the_generators_losses",
                 "test_ac_gan.py::test_the_critics_loss_is_the_negative_sum_of_both_log_likelihoods",
                 "test_ac_gan.py::test_the_class_term_is_minus_log_p_and_not_minus_p",
             ],
@@ -73,6 +86,7 @@ ROWS = {  # (what, systems, tests)
             [
                 "test_infogan.py::test_the_information_in_categories",
                 "test_infogan.py::test_the_information_in_numbers",
+                "test_infogan.py::test_a_step_is_a_descent_of_the_critic_and_then_of_the_generator",
             ],
         ),
         (
@@ -111,7 +125,7 @@ ROWS = {  # (what, systems, tests)
             ["test_penalties.py::test_the_two_term_form_is_the_naive_loop"],
         ),
         (
-            "weight clipping, without and with the norms' scales (`wgan`, `p4-wgan`)", [],
+            "weight clipping, without and with the norms' scales", ["wgan", "p4-wgan"],
             [
                 "test_penalties.py::test_clipping_limits_weights_and_biases_and_leaves_scale_and_shift",
                 "test_train.py::test_clipping_takes_the_scales_of_batch_norm_only_if_asked",
@@ -147,17 +161,18 @@ ROWS = {  # (what, systems, tests)
             ["gan-ema", "gan-smooth-labels"],
             [
                 "test_ema.py::test_averages_are_those_of_a_loop",
+                HAND,
                 "test_losses.py::test_smoothed_labels_ask_for_their_own_probability",
             ],
         ),
     ],
     "Networks": [
         (
-            "toy MLP of P3; Figure 1's D (`models.zero_gp_value_surface`)", [],
+            "toy MLP of P3 (Figure 1's D is `models.zero_gp_value_surface`)", ["gan-0gp"],
             ["test_models.py::test_presets_have_the_papers_parameters_and_shapes"],
         ),
         (
-            "WGAN-GP's toy (`wgan-gp`)", [],
+            "WGAN-GP's toy", ["wgan-gp"],
             ["test_models.py::test_presets_have_the_papers_parameters_and_shapes"],
         ),
         (
@@ -172,7 +187,11 @@ ROWS = {  # (what, systems, tests)
             ],
         ),
         (
-            "DCGAN-64", ["dcgan64"], ["test_dcgan.py::test_a_generators_forward_pass_by_hand"],
+            "DCGAN-64", ["dcgan64"],
+            [
+                "test_dcgan.py::test_a_generators_forward_pass_by_hand",
+                "test_dcgan.py::test_dcgan64_is_radfords_figure_and_its_mirror",
+            ],
         ),
         (
             "DCGAN-32, WGAN-32", ["p4-dcgan", "p4-wgan"],
@@ -182,8 +201,8 @@ ROWS = {  # (what, systems, tests)
             ],
         ),
         (
-            "AC-GAN: 1,663,867 and 2,993,760 parameters; its variant, 1,593,888 (`ac-gan`)",
-            ["ac-gan-variant"],
+            "AC-GAN: 1,663,867 and 2,993,760 parameters; its variant, 1,593,888",
+            ["ac-gan", "ac-gan-variant"],
             [
                 "test_paper_models.py::test_ac_gans_critic_is_the_printed_table",
                 "test_paper_models.py::test_ac_gans_generator_is_the_printed_table",
@@ -205,14 +224,14 @@ ROWS = {  # (what, systems, tests)
             ["test_example_dcgan.py::test_constant_filters_and_tanh_everywhere"],
         ),
         (
-            "encoder, auto-encoder (`mdgan`, `ebgan`); maxout", ["original-gan"],
+            "encoder, auto-encoder, maxout", ["mdgan", "ebgan", "original-gan"],
             [
                 "test_paper_models.py::test_an_auto_encoder_is_its_decoder_after_its_encoder",
                 "test_nn.py::test_maxout_against_numpy",
             ],
         ),
         (
-            "P3's ε-optimal discriminator (`examples/epsilon_optimal.py`)", [],
+            "P3's ε-optimal discriminator", ["epsilon_optimal.py"],
             [
                 "test_epsilon_optimal.py::test_with_the_sufficient_k_it_is_epsilon_optimal",
                 "test_epsilon_optimal.py::test_it_is_the_papers_formula_in_loops",
@@ -221,20 +240,23 @@ ROWS = {  # (what, systems, tests)
     ],
     "Algorithms": [
         (
-            "alternating k:1 (`gan`); WGAN's, on fresh batches (`wgan`) or on the same",
-            ["wgan-same-batch"],
-            ["test_train.py::test_the_same_batch_is_one_array_and_its_latent_points_are_fresh"],
+            "alternating k:1; WGAN's, on fresh batches or on the same",
+            ["gan", "wgan", "wgan-same-batch"],
+            [
+                "test_train.py::test_every_order_is_its_steps_written_out",
+                "test_train.py::test_the_same_batch_is_one_array_and_its_latent_points_are_fresh",
+            ],
         ),
         ("TTUR", ["gan-ttur"], ["test_train.py::test_two_rates_belong_to_two_sides"]),
         (
-            "Fixed-Alt-GD (`linear-game`)", [],
+            "Fixed-Alt-GD", ["linear-game"],
             [
                 "test_dirac.py::test_fixed_alternation_cannot_keep_the_discriminator_optimal",
                 "test_train.py::test_alternating_gradient_descent_with_fixed_numbers_of_steps_by_hand",
             ],
         ),
         (
-            "MDGAN's two steps (`mdgan`)", [],
+            "MDGAN's two steps", ["mdgan"],
             ["test_regularized.py::test_a_step_leaves_alone_who_does_not_play"],
         ),
         (

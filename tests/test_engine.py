@@ -1283,8 +1283,8 @@ def raw(a):
 def test_a_rule_that_keeps_a_raw_array_is_wrong_from_order_2_on(monkeypatch):
     """tanh's rule with 1 − y² as an array: tanh² at 1 has second derivative −0.62, not +0.35.
 
-    The gradient itself is right, and no error is raised: this is the mistake of PAPERS, section
-    9, which only the oracle finds.
+    The gradient itself is right, and no error is raised: this mistake only the oracle
+    finds.
     """
 
     def f(x):

@@ -7,15 +7,19 @@ import pytest
 from PIL import Image
 
 from tinygan import ops
+from tinygan.game import record_type
 from tinygan.study.fields import gradient_field, grid_points, value_surface
 from tinygan.study.plots import (
     as_bytes,
+    columns,
     image_grid,
     image_panels,
+    points,
     tile,
     toy_evolution,
     toy_summary,
     training_curves,
+    trajectory,
 )
 from tinygan.train import History, Record
 
@@ -177,3 +181,64 @@ def test_training_curves_of_a_single_iteration_without_gradients():
     """A norm of 0 has no place on a logarithmic axis."""
     history = History([Record(1, 0.5, 0.0, 0.7, 0.0, 1.0)])
     assert opened(as_bytes(training_curves, title="one", history=history)).size == (1170, 468)
+
+
+# Any game's history, samples and way
+
+
+def drawn(monkeypatch, draw, **kwargs):
+    """The axes of a picture, as they were when it was written."""
+    from matplotlib.figure import Figure
+
+    seen = []
+    save = Figure.savefig
+
+    def savefig(self, *args, **how):
+        seen.extend(self.axes)
+        return save(self, *args, **how)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    assert as_bytes(draw, **kwargs).startswith(b"\x89PNG")
+    return seen
+
+
+def histories(names, rows):
+    record = record_type(names)
+    return History([record(i + 1, *row) for i, row in enumerate(rows)])
+
+
+def labels(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_columns_are_drawn_by_what_they_are(monkeypatch):
+    names = ("critic_loss", "generator_loss", "k", "never", "critic_gradient")
+    rows = [(1.0, 2.0, 0.5, 0.0, 3.0), (0.5, 1.0, 0.25, 0.0, 2.0)]
+    losses, norms, rest = drawn(monkeypatch, columns, title="a", history=histories(names, rows))
+    assert labels(losses) == ["critic", "generator"] and losses.get_ylabel() == "losses"
+    assert labels(norms) == ["critic"] and norms.get_yscale() == "log"
+    assert labels(rest) == ["k"]  # what is 0 throughout is left out
+    assert [list(line.get_ydata()) for line in rest.lines][-1] == [0.5, 0.25]
+
+
+def test_gradients_of_zero_are_drawn_on_an_even_scale(monkeypatch):
+    rows = [(1.0, 0.0), (0.5, 2.0)]
+    history = histories(("critic_loss", "critic_gradient"), rows)
+    losses, norms = drawn(monkeypatch, columns, title="a", history=history)
+    assert norms.get_yscale() == "linear"
+
+
+def test_points_show_the_data_and_the_samples(monkeypatch):
+    real, samples = np.zeros((3, 2)), np.ones((4, 2))
+    (axes,) = drawn(monkeypatch, points, title="a", real=real, samples=samples, extent=2.0)
+    assert [len(line.get_xdata()) for line in axes.lines] == [3, 4]
+    assert axes.get_xlim() == axes.get_ylim() == (-2, 2) and axes.get_title() == "a"
+
+
+def test_a_trajectory_begins_and_ends_where_the_numbers_did(monkeypatch):
+    path = np.array([[1.0, -1.0], [0.5, 0.0], [0.0, 2.0]])
+    (axes,) = drawn(monkeypatch, trajectory, title="a", path=path)
+    way, start, end = (np.stack(line.get_data(), 1) for line in axes.lines)
+    np.testing.assert_array_equal(way, path)
+    np.testing.assert_array_equal([start[0], end[0]], path[[0, -1]])
+    assert labels(axes) == ["start", "end"] and axes.get_xlabel() == "θ, the generator"

@@ -83,7 +83,7 @@ def critic_loss(real_logits, fake_logits, real_classes, fake_classes, average=Fa
     Args:
         average: average the loss on real samples and that on fake ones instead of summing them.
     Shapes: logits (N, 1 + K), classes (N, K), one-hot; a scalar.
-    Source: Odena et al. (2017), section 4; P4 section 2.3, whose code sums.
+    Source: Odena et al. (2017), section 4; P4 section 2.3 and its equations 3 and 4, which sum.
     """
     source = source_log_likelihood(real_logits, fake_logits)
     real = class_log_likelihood(real_logits, real_classes)
@@ -101,8 +101,8 @@ def generator_loss(fake_logits, fake_classes, saturating=False):
         saturating: E ln(1 − σ(D₀(G(z, c)))) for the second term: what of −(L_C − L_S) depends on
             the generator. Its gradient vanishes where the critic is sure that a sample is fake.
     Shapes: logits (N, 1 + K), classes (N, K), one-hot; a scalar.
-    Source: Odena et al. (2017), section 4; P4 section 2.3 prints the saturating form, and its code
-        has the other.
+    Source: Odena et al. (2017), section 4; P4 section 2.3 prints the saturating form. The other
+        is the one in common use, for the reason above.
     """
     source = minimax_generator if saturating else non_saturating_generator
     return subtract(
