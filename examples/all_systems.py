@@ -95,19 +95,26 @@ def row(out, folder, what, name, tests):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("runs/systems"), help="folder of the runs")
     parser.add_argument(
         "--only", nargs="+", choices=PRESETS, metavar="NAME", help="run these again"
     )
     parser.add_argument("--page", type=Path, help="write the page, and run nothing")
     args = parser.parse_args(argv)
-    check_folder(args.out)
-    if args.page is not None:
-        folder = args.page.parent / "images" / "systems"
-        check_folder(folder)
-        write_whole(args.page, page(args.out, folder).encode())
-        return
+    if args.page is not None and args.only:
+        parser.error("--page with --only, which the page does not read; give one of them")
+    if args.page is not None and args.page.is_dir():
+        parser.error(f"--page {args.page} is a folder; expected a file, such as systems.md")
+    try:
+        check_folder(args.out)
+        if args.page is not None:
+            folder = args.page.parent / "images" / "systems"
+            check_folder(folder, f"--page {args.page}:")
+            write_whole(args.page, page(args.out, folder).encode())
+            return
+    except OSError as error:
+        parser.error(str(error))
     names = args.only or [name for name in PRESETS if finished(args.out, name) is None]
     start = time.perf_counter()
     for i, name in enumerate(names):

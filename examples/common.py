@@ -77,11 +77,30 @@ def not_negative(text):
 not_negative.__name__ = "float"  # what argparse calls it where the text is no number
 
 
-def fraction(text):
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+def within(interval, fits):
+    """The kind of an option that takes the numbers for which ``fits`` holds: ``interval``."""
+
+    def parse_number(text):
+        value = float(text)
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"{text} is not in {interval}")
+        return value
+
+    parse_number.__name__ = "float"
+    return parse_number
+
+
+fraction = within("[0, 1)", lambda value: 0 <= value < 1)
+
+
+def count_from_zero(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
     return value
+
+
+count_from_zero.__name__ = "int"
 
 
 def seed(text):
@@ -103,13 +122,15 @@ def mode(args):
     return "eager" if args.eager else "compiled"
 
 
-def check_folder(out):
-    """Make the folder and try a file in it, before any work."""
+def check_folder(out, option="--out"):
+    """Make the folder that an option names, and try a file in it, before any work."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
-        raise OSError(f"--out {out} cannot be written: {error.strerror}; name another") from error
+        raise OSError(
+            f"{option} {out} cannot be written: {error.strerror}; name another"
+        ) from error
 
 
 def write_whole(path, content):

@@ -54,7 +54,7 @@ def open_data(name, *, scale=None, size=28, channels=1, scaling="signed", labels
     if name == "vector":  # a single point of the plane, for the linear game
         point = np.array([1.0, 0.5])
         return Data(lambda n, stream: tg.to_device(np.tile(point, (n, 1)), stream.device), (2,))
-    images = data.open_images(name, size=size)
+    images = open_bytes(name, size)
     if images.shape[2] < channels:
         images = images.repeated(channels)
     if max(images.shape[:2]) < size:
@@ -76,9 +76,28 @@ def open_data(name, *, scale=None, size=28, channels=1, scaling="signed", labels
     return Data(sample, images.shape, images=images, scaling=SCALINGS[scaling])
 
 
+def open_bytes(name, size):
+    """Images of bytes: whoever has floats would have to say their range, for which no option is."""
+    try:
+        return data.open_images(name, size=size)
+    except ValueError as error:
+        given, floats, _ = str(error).partition(" and scaling None")
+        if not floats:
+            raise
+        raise ValueError(
+            f"--data {given}; expected bytes, uint8 from 0 to 255. Of floats x from 0 to 1 save "
+            "numpy.rint(255 * x).astype(numpy.uint8)"
+        ) from error
+
+
 def check_classes(name, labels):
     """Labels must be 0, 1, … without a gap: there is an output for each class."""
     found = np.unique(labels)
+    if len(found) < 2:
+        raise ValueError(
+            f"--data {name} has one class, {found[0]}, in all its labels; expected two or more. "
+            "Take a --system without classes, or other images"
+        )
     if found[0] != 0 or found[-1] != len(found) - 1:
         raise ValueError(
             f"--data {name} has labels from {found[0]} to {found[-1]} for {len(found)} classes; "
@@ -132,6 +151,11 @@ def image_rows(what, *, latent, hidden, depth, activation, init, **_):
 def convolutions(what, *, latent, width, activation, norm, critic_norm, filters, generator, **_):
     """The DCGAN of the images' size; its generator may be a perceptron of four layers of 512."""
     size, channels = what.shape[0], what.shape[2]
+    if activation == "leaky-relu":
+        raise ValueError(
+            "--activation leaky-relu with convolutions; expected relu, which is leaky in the "
+            "critic, or tanh, in both networks"
+        )
     both = (tg.ops.tanh, tg.ops.tanh) if activation == "tanh" else (tg.ops.relu, tg.ops.leaky_relu)
     if size == 28:
         for option, choice in {"--norm": norm, "--critic-norm": critic_norm}.items():
@@ -226,6 +250,11 @@ def two_players(
         pieces=pieces,
     )  # fmt: skip
     critic = with_noise(pair.critic, instance_noise, layer_noise)
+    if spectral_norm and pieces is not None:
+        raise ValueError(
+            f"--pieces {pieces} with --spectral-norm, which is not made for maxout's several "
+            "matrices. Take one of them"
+        )
     if spectral_norm:
         if clip is not None:
             raise ValueError(
@@ -375,6 +404,11 @@ def ebgan(
     lr_d=1e-3, betas=(0.5, 0.9),
 ):  # fmt: skip
     """An auto-encoder's error as energy, and the pulling-away term."""
+    if batch < 2:
+        raise ValueError(
+            f"--batch {batch} with the pulling-away term, which compares the codes of a batch; "
+            "expected --batch 2 or more"
+        )
     generator = rows_for(what, latent, hidden).generator
     critic = models.mlp_autoencoder(what.shape, (hidden,), code, output=tg.ops.tanh)
     return systems.EBGAN(
@@ -437,6 +471,8 @@ def options_of(kind, settings):
         idle |= set.union(*read.values()) - read[model]
         if model in ("dirac", "linear"):
             idle |= {"spectral_norm", "instance_noise", "layer_noise", "anneal"}
+        if model == "dirac":  # its samples are all the same, whatever the latent points are
+            idle |= {"batch", "prior", "same_batch"}
         if kind != "alternating":
             idle |= {"instance_noise", "layer_noise"}
     return [name for name in settings_of(kind) if name not in idle]

@@ -30,7 +30,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from common import add_eager, array_bytes, mode, versions, write_whole
+from common import add_eager, array_bytes, check_folder, mode, positive, seed, versions, write_whole
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -196,27 +196,31 @@ def draw_samples(file, panels):
         fig.savefig(file, dpi=130, format="png")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--steps", type=int, help="iterations of every run, instead of each's own")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    add, count = parser.add_argument, positive(int)
+    add("--seeds", type=seed, nargs="+", default=[0, 1, 2, 3, 4])
+    add("--steps", type=count, help="iterations of every run, instead of each's own")
+    add("--jobs", type=count, default=1, help="runs at a time, one thread each")
     add_eager(parser)
-    parser.add_argument("--out", type=Path, default=Path("runs/ring_and_grid"))
-    args = parser.parse_args()
-    if (args.steps or CHECKPOINTS) < CHECKPOINTS or args.jobs < 1 or min(args.seeds) < 0:
-        parser.error(f"expected --steps ≥ {CHECKPOINTS}, --jobs ≥ 1 and seeds ≥ 0")
-    args.out.mkdir(parents=True, exist_ok=True)
+    add("--out", type=Path, default=Path("runs/ring_and_grid"))
+    args = parser.parse_args(argv)
+    if args.steps is not None and args.steps < CHECKPOINTS:
+        parser.error(f"--steps {args.steps}; expected at least {CHECKPOINTS}, a row for each")
+    try:
+        check_folder(args.out)
+    except OSError as error:
+        parser.error(str(error))
 
     records, waiting, panels = [], [], {}
-    for seed in args.seeds:
+    for number in args.seeds:
         for where in SETS:
             for system, (_, steps, _) in SYSTEMS.items():
-                path = Path(f"{stem(where, system, seed, args.steps or steps, args)}.json")
+                path = Path(f"{stem(where, system, number, args.steps or steps, args)}.json")
                 if path.exists():
                     records.append(json.loads(path.read_text()))
                 else:
-                    waiting.append((where, system, seed, args))
+                    waiting.append((where, system, number, args))
     with ProcessPoolExecutor(args.jobs) as pool:
         futures = [pool.submit(run, *job) for job in waiting]
         for future in tqdm(futures, unit="run", disable=not futures):

@@ -28,12 +28,14 @@ from common import (
     add_eager,
     array_bytes,
     check_folder,
+    count_from_zero,
     fraction,
     mode,
     not_negative,
     positive,
     seed,
     versions,
+    within,
     write_whole,
 )
 from presets import GROUPS, PRESETS
@@ -72,11 +74,18 @@ OPTIONS = {  # of games: how each is given, and what it is
     "spectral_norm": dict(flag=True, help="in the critic"),
     "instance_noise": dict(type=not_negative, help="deviation of noise on the critic's input"),
     "layer_noise": dict(type=not_negative, help="deviation of noise inside both networks"),
-    "loss": dict(choices=LOSSES, help="the objectives of both sides"),
+    "loss": dict(
+        choices=LOSSES,
+        help="the objectives of both sides; wasserstein means little unless --clip, --penalty or "
+        "--spectral-norm bounds the critic's slope",
+    ),
     "penalty": dict(choices=(*PENALTIES, "two-term"), help="the critic's gradient penalty"),
     "weight": dict(type=number, help="λ, the penalty's weight; γ of R1, R2 is 2λ"),
     "penalise": dict(choices=("logit", "probability"), help="the slope of D or of σ(D)"),
-    "label_smoothing": dict(type=fraction, help="what the label of real falls short of 1"),
+    "label_smoothing": dict(
+        type=within("[0, 0.5)", lambda value: 0 <= value < 0.5),
+        help="what the label of real falls short of 1",
+    ),
     "average": dict(flag=True, help="halve the critic's loss"),
     "clip": dict(type=number, help="limit of the critic's weights after each step"),
     "clip_everything": dict(flag=True, help="clip the norms' scales and shifts too"),
@@ -84,25 +93,33 @@ OPTIONS = {  # of games: how each is given, and what it is
     "lr_g": dict(type=number, help="the generator's rate"),
     "lr_d": dict(type=number, help="the critic's rate"),
     "betas": dict(type=fraction, nargs=2, metavar="β", help="Adam's decay rates"),
-    "ema": dict(type=fraction, help="decay of a moving average of the generator"),
+    "ema": dict(
+        type=within("(0, 1)", lambda value: 0 < value < 1),
+        help="decay of a moving average of the generator",
+    ),
     "unroll": dict(type=count, help="steps of the critic that the generator looks ahead"),
     "zero_sum": dict(flag=True, help="the unrolled generator minimises minus the critic's loss"),
     "regulariser": dict(type=not_negative, help="γ of consensus, η of Nagarajan & Kolter"),
     "variant": dict(flag=True, help="AC-GAN's other generator"),
     "saturating": dict(flag=True, help="AC-GAN's generator loss as printed"),
-    "continuous": dict(type=count, help="InfoGAN's continuous codes"),
+    "continuous": dict(type=count_from_zero, help="InfoGAN's continuous codes"),
     "distance_weight": dict(type=not_negative, help="λ₁ of Regularized GAN"),
     "mode_weight": dict(type=not_negative, help="λ₂ of Regularized GAN, λ of MDGAN"),
     "code": dict(type=count, help="length of the auto-encoder's code"),
     "margin": dict(type=number, help="EBGAN's m"),
     "pulling_weight": dict(type=not_negative, help="weight of EBGAN's pulling-away term"),
-    "gamma": dict(type=number, help="BEGAN's diversity ratio"),
+    "gamma": dict(
+        type=within("(0, 1]", lambda value: 0 < value <= 1), help="BEGAN's diversity ratio"
+    ),
     "balance_rate": dict(type=number, help="BEGAN's λₖ"),
 }
-NEEDS = {  # of settings that say how: the one that says what, and where it says nothing
-    "weight": ("penalty", "none"),
-    "penalise": ("penalty", "none"),
-    "clip_everything": ("clip", None),
+NEEDS = {  # of settings that another can make idle: which, with which values, and the remedy
+    "weight": ("penalty", ("none",), "a --penalty"),
+    "penalise": ("penalty", ("none",), "a --penalty"),
+    "clip_everything": ("clip", (None,), "a --clip"),
+    "betas": ("optimizer", ("sgd", "rmsprop"), "--optimizer adam"),
+    "same_batch": ("critic_steps", (1,), "--critic-steps 2 or more"),
+    "filters": ("generator", ("perceptron",), "a --system whose generator has convolutions"),
 }
 
 
@@ -114,13 +131,13 @@ def parse(argv):
     add = parser.add_argument
     add("--list", action="store_true", help="print every system with its source, and stop")
     add("--system", choices=PRESETS, metavar="NAME", help="what is trained; --list names them")
-    add("--short", action="store_true", help="the system's short settings, for two cores")
+    add("--short", action="store_true", help="the system's short settings, if it has any")
     add("--data", help="a set of the plane, 'digits', or a path to images; see --list")
     add("--steps", type=count, help="iterations")
     add("--decay", action=argparse.BooleanOptionalAction, help="rates to 0 over the second half")
     add("--seed", type=seed, default=0, help="of all random numbers")
     add("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute")
-    add("--threads", type=count, default=os.cpu_count(), help="threads for large ops")
+    add("--threads", type=count, help="for images: threads for large ops; all cores without it")
     add_eager(parser)
     add("--out", type=Path, help="folder for the results; runs/NAME without it")
     add("--quiet", action="store_true", help="no progress bar and no report")
@@ -143,6 +160,11 @@ def parse(argv):
         args.out = args.out or Path("runs") / args.system
         check_folder(args.out)
         what = opened(args, preset)
+        if args.threads is not None and what.images is None:
+            raise ValueError(
+                f"--threads {args.threads} changes nothing without images: points take one thread. "
+                "Leave it out"
+            )
         game = games.build(preset.kind, what, settings, steps)
     except (RuntimeError, OSError, TypeError, ValueError) as error:
         parser.error(f"--system {args.system}: {error}")
@@ -157,20 +179,38 @@ def settle(args, preset):
         if name not in takes:
             others = [k for k, p in PRESETS.items() if name in options(p)]
             raise ValueError(
-                f"{flag(name)} is nothing that this system has; it takes "
-                f"{', '.join(map(flag, takes))}. Systems that have it: {', '.join(others[:5])}"
+                f"{flag(name)} is nothing that this system has; systems that have it: "
+                f"{', '.join(others[:5])}"
                 + (f" and {len(others) - 5} more" if len(others) > 5 else "")
             )
     short = dict(preset.short) if args.short else {}
     steps = args.steps or short.pop("steps", preset.steps)
     short.pop("steps", None)
     settings = {**games.settings_of(preset.kind), **preset.settings, **short, **given}
-    for name, (other, nothing) in NEEDS.items():
-        if name in given and settings[other] == nothing:
+    for name in given:
+        if is_idle(name, settings):
+            other, _, remedy = NEEDS[name]
+            there = settings[other] not in (None, "none")
+            why = f"with {flag(other)} {settings[other]}" if there else f"without {flag(other)}"
             raise ValueError(
-                f"{flag(name)} changes nothing while there is no {flag(other)}; give that too"
+                f"{flag(name)} changes nothing {why}; expected {remedy}, or no {flag(name)}"
             )
     return settings, steps
+
+
+def is_idle(name, settings):
+    """Whether a setting changes nothing because of another one's value."""
+    other, values, _ = NEEDS.get(name, (None, (), None))
+    return other in settings and settings[other] in values
+
+
+def used(kind, settings):
+    """The settings that change something in a game, as it is reported."""
+    return {
+        name: settings[name]
+        for name in games.options_of(kind, settings)
+        if not is_idle(name, settings)
+    }
 
 
 def options(preset):
@@ -198,10 +238,16 @@ def opened(args, preset):
         raise ValueError(
             f"--data {name} is nothing that this system can learn; expected {expected}"
         )
-    how = {**games.DATA, **preset.opened}
-    if name != preset.data:
-        how["scale"] = None
-    return games.open_data(name, **how, key=tg.Stream(args.seed).child(4).key)
+    return games.open_data(
+        **{**games.DATA, **data_of(args, preset)}, key=tg.Stream(args.seed).child(4).key
+    )
+
+
+def data_of(args, preset):
+    """The data's name and how they are opened; a scale is that of the system's own data."""
+    if args.data is None or args.data == preset.data:
+        return {"name": preset.data, **preset.opened}
+    return {"name": args.data} | {k: v for k, v in preset.opened.items() if k != "scale"}
 
 
 def listing():
@@ -254,7 +300,7 @@ def as_digits(images):
 
 def generated(game, players, n, stream):
     """Samples on the host; InfoGAN's by its codes: a category's in a row, along a number."""
-    if isinstance(game, systems.InfoGAN):
+    if isinstance(game, systems.InfoGAN) and game.continuous:
         return tg.to_host(game.generate(players, IMAGES, stream, game.grid(10), one_noise=True))
     return tg.to_host(game.generate(players, n, stream))
 
@@ -291,7 +337,7 @@ def main(argv=None):
     if not args.quiet:
         print(f"{args.system}: {preset.about}. {preset.source}. {steps:,} iterations")
     start, stopped = time.perf_counter(), None
-    with tg.threads(args.threads if what.images is not None else 1):
+    with tg.threads((args.threads or os.cpu_count()) if what.images is not None else 1):
         players = game.init(stream.child(0), np.float64 if on_points else np.float32)
         try:
             done = run(
@@ -311,7 +357,7 @@ def main(argv=None):
             judged = samples
             if what.images is not None:
                 judged = np.nan_to_num(tg.to_host(game.generate(players, JUDGED, stream.child(3))))
-    last = history.records[-1]
+    last, settings = history.records[-1], used(preset.kind, settings)
     report = {
         "system": args.system,
         "about": preset.about,
@@ -324,7 +370,7 @@ def main(argv=None):
         "short": args.short,
         "stopped": stopped,
         "mode": mode(args),
-        "data": {"name": args.data or preset.data, **preset.opened},
+        "data": data_of(args, preset),
         "settings": settings,
         "seed": args.seed,
         "versions": versions(),

@@ -67,3 +67,30 @@ def test_a_run_without_a_sample_of_high_quality_has_no_reverse_kl(study):
     text = study.table(records, [0, 1, 2])
     assert text.count("| 0.50 ± 0.25 (2 of 3) |") == 10
     assert text.count("| 50.0 ± 0.0 |") == 10
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--steps", "3"], "--steps 3; expected at least 4"),
+        (["--steps", "0"], "--steps: 0 is not a number above 0"),
+        (["--jobs", "0"], "--jobs: 0 is not a number above 0"),
+        (["--seeds", "1", "-2"], "--seeds: -2 is no seed; expected 0 to"),
+        (["--step", "8"], "unrecognized arguments: --step 8"),
+        (["--out", "{}/file"], "/file cannot be written: "),
+        (["--out", "{}/file/below"], "/file/below cannot be written: "),
+    ],
+)
+def test_bad_input_is_one_clear_error_before_any_work(
+    tmp_path, capsys, monkeypatch, study, options, message
+):
+    def no(*args):
+        raise AssertionError("training was not to begin")
+
+    monkeypatch.setattr(study, "ProcessPoolExecutor", no)
+    (tmp_path / "file").write_text("")
+    out = [] if "--out" in options else ["--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        study.main([*(option.format(tmp_path) for option in options), *out])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("error:") == 1 and message in said

@@ -8,12 +8,13 @@ from PIL import Image
 from test_examples import load, read_history
 
 import tinygan as tg
-from tinygan import loop, losses, metrics, models, nn, ops, optim, spectral
+from tinygan import loop, losses, metrics, models, nn, ops, optim, penalties, spectral
 from tinygan.train import normal_prior, uniform_prior
 from tinygan.tree import leaves
 
 train = load("train")
 points = load("epsilon_optimal")
+every = load("all_systems")
 games, PRESETS = train.games, train.PRESETS
 
 FILES = {
@@ -61,8 +62,8 @@ def idle(monkeypatch):
 
 def small(name, *options):
     """Options for a run of two iterations of small networks, where none are given."""
-    changes = {"steps": "2", "threads": "1"}
     preset = PRESETS[name]
+    changes = {"steps": "2"} | ({"threads": "1"} if preset.data == "digits" else {})
     takes = train.options(preset)
     for setting, value in SMALL.items():
         if setting in takes and (setting in ("hidden", "width", "batch") or (
@@ -70,7 +71,7 @@ def small(name, *options):
         )):  # fmt: skip
             changes[setting] = value
     if preset.data in games.POINTS:
-        del changes["batch"]
+        changes.pop("batch", None)
     given = [x for k, v in changes.items() if f"--{k}" not in options for x in (f"--{k}", v)]
     return ["--system", name, "--quiet", *given, *options]
 
@@ -122,7 +123,7 @@ def test_every_system_runs_and_writes_its_files(tmp_path, request, monkeypatch, 
     assert (report["system"], report["seed"], report["source"]) == (name, 5, preset.source)
     assert report["steps_done"] == report["steps"] == 2 and report["stopped"] is None
     assert report["short"] is True and report["mode"] == "compiled"
-    assert report["settings"].keys() == games.settings_of(preset.kind).keys()
+    assert set() < report["settings"].keys() <= set(train.options(preset))
     if name in DRAWN:
         for file in ("samples.png", "curves.png"):
             with Image.open(tmp_path / file) as picture:
@@ -192,6 +193,36 @@ def test_a_run_on_the_stand_in_for_a_gpu_equals_the_run_on_the_cpu(tmp_path, qui
     np.testing.assert_allclose(gpu, cpu, rtol=1e-4, atol=1e-5)
 
 
+def test_infogan_without_continuous_codes_trains_and_shows_its_categories(tmp_path, quick, runs):
+    report = trained(tmp_path, "infogan", "--continuous", "0")
+    assert runs[0]["game"].continuous == 0 == report["settings"]["continuous"]
+    assert np.load(tmp_path / "samples.npy").shape == (100, 28, 28, 1)
+
+
+@pytest.mark.parametrize(
+    "name, options, there, not_there",
+    [
+        ("gan", "", "hidden init betas loss penalty", "weight penalise width filters same_batch"),
+        ("gan", "--penalty 1-gp --critic-steps 2", "weight penalise same_batch", "clip_everything"),
+        ("wgan", "", "clip clip_everything same_batch", "betas weight model"),
+        ("p4-dcgan", "", "width norm average betas filters", "init hidden depth pieces model"),
+        ("p4-dcgan", "--generator perceptron", "generator width", "filters"),
+        ("dirac-gan", "", "loss lr_g lr_d critic_steps", "batch prior same_batch latent hidden"),
+        ("gan-simultaneous", "", "hidden batch", "critic_steps instance_noise anneal"),
+    ],
+)
+def test_only_the_settings_that_are_used_are_reported(
+    tmp_path, quick, name, options, there, not_there
+):
+    settings = trained(tmp_path, name, *options.split())["settings"]
+    assert settings.keys() >= set(there.split()) and not settings.keys() & set(not_there.split())
+
+
+def test_the_data_are_reported_as_they_were_opened(tmp_path, quick):
+    assert trained(tmp_path / "a", "gan-0gp")["data"] == {"name": "8gaussians", "scale": 10.0}
+    assert trained(tmp_path / "b", "gan-0gp", "--data", "ring")["data"] == {"name": "ring"}
+
+
 # Their settings
 
 
@@ -214,10 +245,37 @@ def test_every_option_belongs_to_a_system_and_every_setting_has_one():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_system_is_built_with_its_sources_settings(name):
+def test_the_settings_reach_the_game(name):
+    """In full size, and each where it belongs: rates, steps and weights are easily exchanged."""
     game, preset = built(name), PRESETS[name]
-    assert game.batch == {**games.settings_of(preset.kind), **preset.settings}["batch"]
-    assert preset.steps >= 100
+    settings = {**games.settings_of(preset.kind), **preset.settings}
+    gan = getattr(game, "gan", game)
+    by_name = (
+        "batch", "critic_steps", "generator_steps", "same_batch", "generator_first", "unroll",
+        "zero_sum", "average", "clip", "clip_everything", "ema", "continuous", "saturating",
+        "distance_weight", "margin", "pulling_weight", "gamma", "balance_rate",
+    )  # fmt: skip
+    for setting in settings.keys() & set(by_name):
+        holder = game if hasattr(game, setting) else gan
+        assert getattr(holder, setting) == settings[setting], setting
+    if preset.kind == "mdgan":
+        rates = game.generator_optimizer, game.encoder_optimizer
+        assert [x.rate for x in rates] == [settings["lr_g"]] * 2
+        rates = game.manifold_critic_optimizer, game.diffusion_critic_optimizer
+        assert [x.rate for x in rates] == [settings["lr_d"]] * 2
+    else:
+        rates = gan.generator_optimizer.rate, gan.critic_optimizer.rate
+        assert rates == (settings["lr_g"], settings["lr_d"])
+    if "prior" in settings:
+        assert game.prior is games.PRIORS[settings["prior"]]
+    if "regulariser" in settings:
+        assert game.weight == settings["regulariser"]
+    if settings.get("penalty", "none") not in ("none", "two-term"):
+        make = games.PENALTIES[settings["penalty"]]
+        of = ops.sigmoid if settings["penalise"] == "probability" else None
+        assert gan.penalty == make(settings["weight"], of)
+    if settings.get("penalty") == "none":
+        assert gan.penalty is None
 
 
 def test_the_networks_have_the_papers_numbers_of_parameters():
@@ -238,6 +296,9 @@ def test_the_networks_have_the_papers_numbers_of_parameters():
     hidden = 2 * (512 * 512 + 512)
     assert counts(gan.generator) == (50 * 512 + 512 + hidden + 512 * 784 + 784,)
     assert counts(gan.critic) == (784 * 512 + 512 + hidden + 512 + 1,)
+    for name in ("unrolled-ring", "gan-unrolled"):
+        gan = built(name).gan
+        assert (gan.generator, gan.critic) == tuple(models.unrolled_ring())
 
 
 ADAM = optim.Adam(2e-4, (0.5, 0.999))
@@ -249,10 +310,40 @@ PAPER = {  # what docs say of the runs: both optimisers (G, D), batch, critic st
     "gan-ttur": (optim.SGD(3e-3), optim.SGD(9e-3), 128, 1, {"weight": 10.0}),
     "p3-mnist": (*[optim.Adam(3e-4, (0.5, 0.9))] * 2, 64, 5, {"weight": 100.0}),
     "wgan-gp": (*[optim.Adam(1e-4, (0.5, 0.9))] * 2, 256, 5, {"weight": 0.1}),
-    "wgan": (*[optim.RMSProp(5e-5)] * 2, 64, 5, {"clip": 0.01, "clip_everything": False}),
-    "p4-wgan": (*[optim.RMSProp(5e-5)] * 2, 64, 5, {"clip": 0.01, "clip_everything": True}),
+    "wgan": (
+        *[optim.RMSProp(5e-5)] * 2, 64, 5,
+        {"clip": 0.01, "clip_everything": False, "same_batch": False, "loss": losses.WASSERSTEIN},
+    ),
+    "wgan-same-batch": (
+        *[optim.RMSProp(5e-5)] * 2, 64, 5,
+        {"clip": 0.01, "clip_everything": False, "same_batch": True, "loss": losses.WASSERSTEIN},
+    ),
+    "p4-wgan": (
+        *[optim.RMSProp(5e-5)] * 2, 64, 5,
+        {"clip": 0.01, "clip_everything": True, "same_batch": False, "loss": losses.WASSERSTEIN},
+    ),
     "p4-dcgan": (ADAM, ADAM, 128, 1, {"average": True, "loss": losses.NON_SATURATING}),
-    "dcgan28": (ADAM, ADAM, 64, 1, {"average": False, "weight": 1.0, "prior": uniform_prior}),
+    "dcgan28": (
+        ADAM, ADAM, 64, 1,
+        {"average": False, "penalty": penalties.one_gp(1.0), "prior": uniform_prior,
+         "loss": losses.NON_SATURATING},
+    ),
+    "dcgan28-0gp": (
+        *[optim.Adam(5e-4, (0.5, 0.999))] * 2, 64, 1,
+        {"average": False, "penalty": penalties.zero_gp(1.0), "prior": normal_prior},
+    ),
+    "dcgan64": (
+        ADAM, ADAM, 128, 1,
+        {"average": False, "penalty": None, "prior": uniform_prior, "loss": losses.NON_SATURATING},
+    ),
+    "gan-d-inner": (
+        *[optim.Adam(r, (0.5, 0.9)) for r in (1e-3, 2e-3)], 128, 10,
+        {"generator_steps": 1, "penalty": None, "clip": None},
+    ),
+    "gan-g-inner": (
+        *[optim.Adam(r, (0.5, 0.9)) for r in (1e-3, 2e-3)], 128, 1,
+        {"generator_steps": 10, "penalty": None, "clip": None},
+    ),
     "wgan-lp": (*[optim.Adam(1e-4, (0.5, 0.9))] * 2, 256, 5, {"weight": 10.0}),
     "dragan": (*[optim.Adam(r, (0.5, 0.9)) for r in (1e-3, 2e-3)], 128, 1, {"weight": 10.0}),
     "unrolled-ring": (
@@ -287,6 +378,62 @@ def test_the_settings_of_the_other_games_are_the_papers():
     assert built("mdgan").weight == 0.01 and built("ebgan").pulling_weight == 0.1
     game = built("began")
     assert game.balance_rate == 0.001 and 0.3 <= game.gamma <= 0.7
+    game = built("infogan")  # Chen et al. for MNIST: 62 of noise, a category of ten, two numbers
+    assert (game.latent, game.categories, game.continuous, game.batch) == (62, (10,), 2, 128)
+    assert game.generator_optimizer == optim.Adam(1e-3, (0.5, 0.999))
+    assert game.critic_optimizer == optim.Adam(2e-4, (0.5, 0.999))
+
+
+# Of P2's ablation and P0's variants: what there is in D and in G, with the numbers of channels.
+D32 = "conv32 leaky_relu conv64 {0}leaky_relu conv128 {0}leaky_relu conv256 {0}leaky_relu conv1 row"
+D32_NORM, D32_PLAIN = D32.format("batch "), D32.format("")
+D28 = "conv64 leaky_relu conv128 leaky_relu conv256 leaky_relu row linear1"
+G32 = "image up1024 batch relu up512 batch relu up256 batch relu up3 tanh"
+G32_SAME = "image up256 relu up256 relu up256 relu up3 tanh"
+FOUR = "linear512 relu " * 4
+MLP32, MLP28 = FOUR + "linear3072 image tanh", FOUR + "linear784 image tanh"
+VARIANTS = {
+    "ablation-gan-dcgan": (D32_NORM, G32),
+    "ablation-gan-no-norm": (D32_PLAIN, G32_SAME),
+    "ablation-gan-mlp": (D32_NORM, MLP32),
+    "ablation-wgan-dcgan": (D32_NORM, G32),
+    "ablation-wgan-no-norm": (D32_PLAIN, G32_SAME),
+    "ablation-wgan-mlp": (D32_NORM, MLP32),
+    "p0-constant-filters": (D28, "linear2048 image relu up128 relu up128 relu up1 tanh"),
+    "p0-mlp": (D28, MLP28),
+    "p0-tanh": (
+        D28.replace("leaky_relu", "tanh"), "linear4096 image tanh up128 tanh up64 tanh up1 tanh",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_ablation_and_p0s_variants_are_what_their_names_say(name):
+    words = {
+        nn.Conv: "conv", nn.ConvTranspose: "up", nn.Linear: "linear", nn.BatchNorm: "batch",
+        nn.Flatten: "row", nn.Reshape: "image",
+    }  # fmt: skip
+
+    def told(net):
+        kinds = [words[type(x)] if type(x) in words else x.__name__ for x in net.layers.values()]
+        sizes = [str(getattr(x, "outputs", "")) for x in net.layers.values()]
+        return " ".join(map("".join, zip(kinds, sizes, strict=True)))
+
+    game = built(name)
+    gan = game.gan
+    assert (told(gan.critic), told(gan.generator)) == VARIANTS[name]
+    assert gan.generator.output == gan.critic.input and game.batch == 64
+    sides = gan.generator_optimizer, gan.critic_optimizer
+    if "wgan" in name:
+        assert sides == (optim.RMSProp(5e-5),) * 2 and gan.loss == losses.WASSERSTEIN
+        assert gan.clip == 0.01 and gan.clip_everything is ("no-norm" not in name)
+        assert (game.critic_steps, gan.average, gan.penalty) == (5, False, None)
+    else:
+        assert sides == (ADAM, ADAM) and gan.loss == losses.NON_SATURATING
+        assert gan.clip is None and game.critic_steps == 1
+        p0 = name.startswith("p0")
+        assert (gan.average, gan.penalty) == (not p0, penalties.one_gp(1.0) if p0 else None)
+        assert game.prior is (uniform_prior if p0 else normal_prior)
 
 
 @pytest.mark.parametrize("name", ["gan-0gp", "gan-1gp", "gan-0gp-sample", "p3-mnist"])
@@ -356,6 +503,8 @@ def test_options_reach_the_networks(tmp_path):
     channels = [x.outputs for x in gan("dcgan28", "--filters", "9").generator.layers.values()
                 if isinstance(x, nn.ConvTranspose)]  # fmt: skip
     assert channels == [9, 9, 1]
+    found = train.parse(["--system", "infogan", "--continuous", "0", "--out", str(tmp_path)])[-1]
+    assert found.generator.input == (62 + 10,) and found.critic.output == (1 + 10,)
     smooth = gan("gan", "--label-smoothing", ".1").loss
     one = np.zeros((1, 1))
     expected = losses.label_smoothed(0.9, 0.0).critic(one + 1, one)
@@ -474,6 +623,7 @@ def write_images(folder):
     for name, shape in {"grey": (28, 28), "colour": (28, 28, 3), "large": (40, 40)}.items():
         np.save(folder / f"{name}.npy", rng.integers(0, 256, (20, *shape), np.uint8))
     few = np.arange(20) % 3
+    np.save(folder / "floats.npy", rng.random((20, 28, 28)))
     labels = {"negative": few - 1, "gap": few + 10 * (few == 2), "one": 0 * few, "part": few / 2}
     pixels = rng.integers(0, 256, (20, 28, 28), np.uint8)
     for name, row in labels.items():
@@ -487,13 +637,16 @@ def write_images(folder):
         ("--seed 3", "--system is missing: which one? --list names them"),
         ("--system gann", "--system: invalid choice: 'gann' (choose from"),
         ("--system ac-gan --unroll 3",
-         "--unroll is nothing that this system has; it takes --width, | "
-         "Systems that have it: gan-unrolled"),
+         "--system ac-gan: --unroll is nothing that this system has; systems that have it: "
+         "gan-unrolled\n"),
         ("--system gan --width .5",
-         "--width is nothing that | --hidden, | Systems that have it: ac-gan, | more"),
+         "--width is nothing that | systems that have it: ac-gan, | more\n"),
         ("--system p4-dcgan --hidden 8", "--hidden is nothing that this system has"),
         ("--system gan-simultaneous --critic-steps 2", "--critic-steps is nothing that"),
         ("--system dirac-gan --instance-noise .1", "--instance-noise is nothing that"),
+        ("--system dirac-gan --batch 5", "--batch is nothing that this system has"),
+        ("--system dirac-gan --prior one", "--prior is nothing that this system has"),
+        ("--system dirac-gan --same-batch", "--same-batch is nothing that this system has"),
         ("--system mdgan --width 1", "--width is nothing that this system has"),
         ("--system gan --norm batch --penalty 1-gp",
          "--penalty 1-gp with batch norm in the critic | Use --critic-norm layer or none"),
@@ -512,13 +665,18 @@ def write_images(folder):
         ("--system dcgan28 --data {}/colour.npy",
          "images of (28, 28, 3); this system expects (28, 28, 1). Take another --system"),
         ("--system dcgan28 --data {}/large.npy", "images of (40, 40, 1); this system expects"),
+        ("--system dcgan28 --data {}/floats.npy",
+         "--data | floats.npy: images of float64; expected bytes, uint8 from 0 to 255 | rint"),
         ("--system dcgan28 --data {}/none.npy", "none.npy: no such file or folder"),
         ("--system ac-gan --data {}/negative.npz",
          "labels from -1 to 1 for 3 classes; expected 0 to 2, each at least once. Number"),
         ("--system ac-gan --data {}/gap.npz", "labels from 0 to 12 for 3 classes; expected 0 to 2"),
-        ("--system ac-gan --data {}/one.npz", "classes is 1; expected at least 2"),
+        ("--system ac-gan --data {}/one.npz",
+         "--data | one.npz has one class, 0, in all its labels; expected two or more. Take a"),
         ("--system ac-gan --data {}/part.npz", "labels is an array of float64 | whole numbers"),
         ("--system wgan --spectral-norm", "--clip with --spectral-norm | Take one of them"),
+        ("--system original-gan --spectral-norm",
+         "--pieces 5 with --spectral-norm, which | Take one of them"),
         ("--system gan --anneal", "--anneal lets noise fall to 0; expected --instance-noise or"),
         ("--system wgan --label-smoothing .1",
          "--label-smoothing with --loss wasserstein, which has no labels; expected minimax or"),
@@ -529,12 +687,29 @@ def write_images(folder):
         ("--system p4-dcgan --latent 50", "--latent 50 with images of 32×32 | --latent 100, or"),
         ("--system gan-unrolled --optimizer rmsprop",
          "--optimizer rmsprop with --unroll | expected adam or sgd"),
-        ("--system gan --weight 3", "--weight changes nothing while there is no --penalty; give"),
-        ("--system gan --penalise logit", "--penalise changes nothing while there is no --penalt"),
-        ("--system gan --clip-everything", "--clip-everything changes nothing while there is no"),
-        ("--system gan --ema 0", "ema is 0.0; expected a decay above 0 and below 1"),
-        ("--system began --gamma 3", "gamma is 3.0; expected a ratio above 0 and at most 1"),
-        ("--system ebgan --batch 1", "batch is 1; expected at least 2"),
+        ("--system gan --weight 3",
+         "--weight changes nothing without --penalty; expected a --penalty, or no --weight"),
+        ("--system gan --penalise logit", "--penalise changes nothing without --penalty; expected"),
+        ("--system gan --clip-everything", "--clip-everything changes nothing without --clip;"),
+        ("--system wgan --betas .5 .9",
+         "--betas changes nothing with --optimizer rmsprop; expected --optimizer adam, or no --be"),
+        ("--system dirac-gan --betas .5 .9", "--betas changes nothing with --optimizer sgd"),
+        ("--system gan --same-batch",
+         "--same-batch changes nothing with --critic-steps 1; expected --critic-steps 2 or more"),
+        ("--system p0-mlp --filters 8",
+         "--filters changes nothing with --generator perceptron; expected a --system whose"),
+        ("--system p4-dcgan --activation leaky-relu",
+         "--activation leaky-relu with convolutions; expected relu, which is leaky in the critic"),
+        ("--system gan --threads 2",
+         "--threads 2 changes nothing without images: points take one thread. Leave it out"),
+        ("--system gan --ema 0", "--ema: 0 is not in (0, 1)"),
+        ("--system gan --ema much", "--ema: invalid float value: 'much'"),
+        ("--system gan --label-smoothing .5", "--label-smoothing: .5 is not in [0, 0.5)"),
+        ("--system began --gamma 3", "--gamma: 3 is not in (0, 1]"),
+        ("--system began --gamma 0", "--gamma: 0 is not in (0, 1]"),
+        ("--system infogan --continuous -1", "--continuous: -1 is not a whole number of at least"),
+        ("--system ebgan --batch 1",
+         "--batch 1 with the pulling-away term | expected --batch 2 or more"),
         ("--system mdgan --batch 1", "--batch 1 with batch norm | expected --batch 2 or more"),
         ("--system gan --norm batch --batch 1", "--batch 1 with batch norm, which compares"),
         ("--system gan-consensus --layer-noise .1", "--layer-noise is nothing that this system"),
@@ -563,6 +738,35 @@ def test_asking_for_a_gpu_without_one_is_a_clear_error(tmp_path, capsys, idle, m
     monkeypatch.setitem(__import__("sys").modules, "cupy", None)  # an import of it fails
     said = refused(capsys, "--system", "gan", "--device", "gpu", "--out", str(tmp_path))
     assert "pip install 'tinygan[cuda13]'" in said
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--out {}/file", "file cannot be written: "),
+        ("--page {}/new.md --out {}/none", "no run of "),
+        ("--page {}/file/new.md", "file/new.md: {}/file/images/systems cannot be written: "),
+        ("--page {}", "--page {} is a folder; expected a file"),
+        ("--page {}/new.md --only gan", "--page with --only, which the page does not read"),
+        ("--only gann", "--only: invalid choice: 'gann'"),
+        ("--onl gan", "unrecognized arguments: --onl gan"),
+    ],
+)
+def test_running_all_systems_refuses_bad_input_with_one_clear_error(
+    tmp_path, capsys, monkeypatch, options, message
+):
+    def no(*args):
+        raise AssertionError("training was not to begin")
+
+    monkeypatch.setattr(every.train, "main", no)
+    (tmp_path / "file").write_text("")
+    given = options.replace("{}", str(tmp_path)).split()
+    with pytest.raises(SystemExit) as stop:
+        every.main([*given, *([] if "--out" in given else ["--out", str(tmp_path / "out")])])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("error:") == 1
+    assert message.replace("{}", str(tmp_path)) in said
+    assert not (tmp_path / "new.md").exists()
 
 
 # The ε-optimal discriminator

@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "metrics": CORE,
     "weights": CORE,
     "torch_import": CORE | {"models", "nn"},
-    "ema": CORE | {"optim"},
+    "ema": CORE | {"optim", "spectral"},
     "game": CORE | {"spectral"},
     "image_scores": CORE | {"data", "metrics", "models", "nn", "weights"},
 }

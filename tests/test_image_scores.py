@@ -773,3 +773,10 @@ def test_everything_public_has_a_docstring():
 
 def test_scores_share_the_checks_of_metrics():
     assert image_scores._points is metrics._points
+
+
+def test_a_report_does_not_mind_real_images_that_are_there_twice():
+    pixels = digits().pixels
+    once = image_scores.image_report(pixels[:30], pixels[30:60])
+    twice = image_scores.image_report(pixels[:30], np.concatenate([pixels[30:60], pixels[30:60]]))
+    assert twice["duplicate_distance"] == once["duplicate_distance"]

@@ -214,6 +214,7 @@ class _AtOnce(Game):
     """Both directions on one batch, then both updates. Subclasses say which directions."""
 
     names = ("critic_loss", "penalty", "generator_loss", "critic_gradient", "generator_gradient")
+    rates = 2
 
     def __post_init__(self):
         name = type(self).__name__
@@ -244,19 +245,20 @@ class _AtOnce(Game):
 
     def step(self, players, batch, factor):
         """One iteration. Gradients, as numbers, are the norms of what each side descends."""
-        gan, found = self.gan, self.directions(players, batch, factor)
+        critic, generator = factor if isinstance(factor, tuple) else (factor, factor)
+        gan, found = self.gan, self.directions(players, batch, critic)
         d, critic_state = _updated(
-            gan.critic_optimizer, players.critic, found.critic, players.critic_state, factor
+            gan.critic_optimizer, players.critic, found.critic, players.critic_state, critic
         )
         if gan.clip is not None:
             d = clip_weights(d, gan.clip, gan.clip_everything)
         g, generator_state = _updated(
             gan.generator_optimizer, players.generator, found.generator, players.generator_state,
-            factor,
+            generator,
         )  # fmt: skip
         g, average = refreshed(g), players.average
         if gan.ema is not None:
-            average = ema.moved(gan.generator, average, g, batch[1], gan.ema)
+            average = ema.moved(gan.generator, gan._average(players), g, batch[1], gan.ema)
         norms = [sqrt(square_norm(tree)) for tree in (found.critic, found.generator)]
         more = () if found.regularizer is None else (found.regularizer,)
         numbers = stack(*found[:3], *norms, *more)
@@ -387,8 +389,8 @@ class Unrolled(_AtOnce):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.unroll < 0:
-            raise ValueError(f"Unrolled: unroll is {self.unroll}; expected 0 or more steps")
+        if not isinstance(self.unroll, (int, np.integer)) or self.unroll < 0:
+            raise ValueError(f"Unrolled: unroll is {self.unroll!r}; expected 0 or more steps")
         if self.rate is not None and not 0 < self.rate < float("inf"):
             raise ValueError(f"Unrolled: rate is {self.rate}; expected a number above 0, or None")
         own = self.gan.critic_optimizer

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from tinygan import tree as trees
 from tinygan.optim import blend
+from tinygan.spectral import refreshed
 
 
 class Average(NamedTuple):
@@ -46,8 +47,9 @@ def moved(net, average, params, x, decay, noise=None):
 
     Batch norm's variance is the average of batches' biased variances, as in Ioffe & Szegedy (2015),
     without their factor n/(n − 1). (To have it of the averaged parameters instead:
-    :func:`tinygan.models.standing_statistics`.) Averages of unit vectors are shorter: of a network
-    with spectral norm, take :func:`tinygan.spectral.refreshed` of the average before its use.
+    :func:`tinygan.models.standing_statistics`.) Spectral norms keep singular vectors of the
+    averaged weights, refreshed in each step. In float32 the two parts of the blend round apart:
+    decays beyond .9999 want float64.
 
     Args:
         average: of :func:`start`, or of the step before.
@@ -58,7 +60,8 @@ def moved(net, average, params, x, decay, noise=None):
     if not 0 <= decay < 1:
         raise ValueError(f"ema.moved: decay is {decay}; expected 0 or more and below 1")
     now = start(net, params, x, noise)
-    return trees.tree_map(lambda a, p: blend(a, p, decay=decay), average, now)
+    new = trees.tree_map(lambda a, p: blend(a, p, decay=decay), average, now)
+    return Average(refreshed(new.params), new.statistics)
 
 
 def sample(net, average, x):

@@ -74,6 +74,9 @@ class Game:
 
     def diagnosis(self, players, batch, factor, numbers):
         """What is not finite in an iteration that these players began, and what helps."""
+        drawn = [a for a in trees.leaves(batch) if getattr(a, "dtype", np.dtype(int)).kind == "f"]
+        if not all(bool(np.isfinite(a).all()) for a in drawn):
+            return "what it drew is not finite. Check the data: they are not"
         broken = [
             name for name, value in zip(self.names, numbers, strict=True) if not np.isfinite(value)
         ]
@@ -130,6 +133,11 @@ def descend(loss, tracked, optimizer, state, factor=1.0):
 def draw_samples(data, n, stream, dtype):
     """A batch of the data, once it is an array of n samples in the dtype of the weights."""
     real = data(n, stream)
+    if isinstance(real, tuple):
+        raise TypeError(
+            "data: sample gave a tuple, as of samples with their labels; expected the samples "
+            "alone, an array. Image sets give them by Shuffled.sample"
+        )
     if not hasattr(real, "dtype") or real.dtype != dtype:
         raise TypeError(
             f"data: sample gave {getattr(real, 'dtype', type(real).__name__)}; expected an array "

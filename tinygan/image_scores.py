@@ -560,8 +560,8 @@ def image_report(images, real, embed=None, stream=None, k=3):
     - ``frechet_distance``, ``kernel_distance``, ``precision``, ``recall``: of the features;
     - ``classes``: how many classes are the likeliest of some image, and ``class_kl``: KL(their
       histogram ‖ that of the real images), infinite if a class occurs that no real image has;
-    - ``duplicate_distance`` of the real pixels p/255; ``duplicates``, the pairs of images within
-      it; ``birthday_batch`` and ``birthday_support``, automatic;
+    - ``duplicate_distance`` of the distinct real images' pixels p/255; ``duplicates``, the pairs of
+      images within it; ``birthday_batch`` and ``birthday_support``, automatic;
     - of stacked digits, in place of classes, ``modes`` and ``modes_kl`` with ``expected_modes`` and
       ``expected_modes_kl``, as :func:`stacked_modes` has them;
     - ``classifier``: whose features they are.
@@ -596,7 +596,7 @@ def image_report(images, real, embed=None, stream=None, k=3):
         )
     found = precision_recall(real_features, features, k)
     flat, flat_real = (a.reshape(len(a), -1) / 255 for a in (images, real))
-    distance = duplicate_distance(flat_real)
+    distance = duplicate_distance(np.unique(flat_real, axis=0))
     birthday = birthday_support(flat, distance, Stream(0) if stream is None else stream)
     return {
         "images": len(images),

@@ -78,7 +78,8 @@ def run(
             needs them.
         steps: iterations.
         stream: the run's random stream; data, latent points and all other noise are its children
-            0, 1 and 2.
+            0, 1 and 2. Not the one that ``init`` was given, which takes children too: parameters
+            would be made of the numbers of the data.
         schedule: a function of the iteration (from 0) that multiplies all rates.
         record_every: iterations between records of the history; the last is always recorded.
         progress: show a progress bar.
@@ -180,11 +181,14 @@ def _losses(record):
 def _factor(factor, rates):
     """What a schedule gave, once it is a number, or a tuple of as many as the game has rates."""
     parts = factor if isinstance(factor, tuple) else (factor,) * rates
-    if len(parts) == rates and all(isinstance(part, (int, float, np.number)) for part in parts):
+    good = all(isinstance(part, (int, float, np.number)) and 0 <= part < np.inf for part in parts)
+    if len(parts) == rates and good:
         return factor
     pair = ", or a tuple of the critic's and the generator's" if rates == 2 else ""
     kind = type(factor).__name__
-    raise TypeError(f"train: schedule gave a {kind}, {factor!r}; expected a number{pair}")
+    raise TypeError(
+        f"train: schedule gave a {kind}, {factor!r}; expected a number of 0 or more{pair}"
+    )
 
 
 def _before(history, step):

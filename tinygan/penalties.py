@@ -114,7 +114,7 @@ def _slopes(critic, points, of, insist):
                 f"gradient_penalty: the critic uses {node.op.__name__}, which mixes the samples of "
                 "a batch (batch norm does). A sample's slope would then hold other samples' "
                 "slopes, and the penalty would not be the one of the papers. Use layer norm or no "
-                "normalisation in the critic, or pass insist=True"
+                "normalisation in the critic, or call gradient_penalty with insist=True"
             )
     return grad(sum(y), x), y
 

@@ -19,6 +19,7 @@ from tinygan.engine import grad_values, track
 from tinygan.game import Game, draw_samples, square_norm
 from tinygan.loop import Diverged, History, Run, run
 from tinygan.losses import NON_SATURATING, Loss
+from tinygan.nn import Noise
 from tinygan.ops import add, concatenate, multiply, stack
 from tinygan.penalties import Penalty, clip_weights
 from tinygan.spectral import has_spectral_norm, refreshed
@@ -132,8 +133,17 @@ class GAN:
         """Samples of the generator, or of its moving average if there is one, at points z."""
         if self.ema is None:
             return self.generator(players.generator, z)
-        params, statistics = players.average
-        return ema.sample(self.generator, ema.Average(refreshed(params), statistics), z)
+        return ema.sample(self.generator, self._average(players), z)
+
+    def _average(self, players):
+        """The players' moving average, once they have one."""
+        if not players.average:
+            raise ValueError(
+                f"GAN: ema is {self.ema}, but the players have no average, as those of a game "
+                "without one; expected players of its own init, or with "
+                "average=ema.start(generator, params, z)"
+            )
+        return players.average
 
 
 class Players(NamedTuple):
@@ -238,7 +248,7 @@ def generator_step(gan, players, z, rate=None, layers=()):
     g, average = refreshed(g), players.average
     if gan.ema is not None:
         noise = layers.generator if layers else None
-        average = ema.moved(gan.generator, average, g, z, gan.ema, noise)
+        average = ema.moved(gan.generator, gan._average(players), g, z, gan.ema, noise)
     return players._replace(generator=g, generator_state=state, average=average), found
 
 
@@ -250,6 +260,11 @@ def _called(model, params, x, noise):
 def _noise(model, stream, n, dtype, level=1.0):
     """What a model's noise layers use for n samples; {} for models without any."""
     return model.draw(stream, n, dtype, level) if hasattr(model, "draw") else {}
+
+
+def _has_noise_layer(model):
+    layers = getattr(model, "layers", None)
+    return isinstance(layers, dict) and any(isinstance(a, Noise) for a in layers.values())
 
 
 class CriticBatch(NamedTuple):
@@ -328,10 +343,10 @@ class Alternating(Game):
 
     def __post_init__(self):
         networks = self.gan.generator, self.gan.critic
-        if self.noise_level and not any(_noise(a, Stream(0), 1, np.float32) for a in networks):
+        if self.noise_level is not None and not any(map(_has_noise_layer, networks)):
             raise ValueError(
-                "train: a noise_level for networks that draw no noise; expected None, or networks "
-                "with tinygan.nn.Noise layers"
+                "train: a noise_level for networks without noise; expected None, or networks with "
+                "tinygan.nn.Noise layers"
             )
         for name in ("batch", "latent", "critic_steps", "generator_steps"):
             if getattr(self, name) < 1:
@@ -491,7 +506,7 @@ def train(
     Args:
         players: where to start, of ``gan.init``.
         sample: the data, ``sample(n, stream)`` an array (n, ...).
-        steps: iterations, each of ``critic_steps`` and then ``generator_steps``.
+        steps: iterations, each of ``critic_steps`` and ``generator_steps``.
         batch, latent, critic_steps, generator_steps, prior, same_batch, generator_first,
             noise_level: as in :class:`Alternating`.
         schedule: a function of the iteration (from 0) that multiplies both rates; or that gives a

@@ -12,6 +12,11 @@ from tinygan.spectral import refreshed
 
 def output_shape(model):
     """The shape of one sample of what a model gives."""
+    if not hasattr(model, "input") or not hasattr(model, "output"):
+        raise TypeError(
+            f"a model of type {type(model).__name__}, without the shapes ``input`` and ``output``; "
+            "expected a network of tinygan.models"
+        )
     return model.sizes[-1:] if isinstance(model, MLP) else tuple(model.output)
 
 

@@ -252,6 +252,10 @@ class InfoGAN(Game):
     )
 
     def __post_init__(self):
+        if not isinstance(self.categories, (tuple, list)):
+            raise TypeError(
+                f"InfoGAN: categories is {self.categories!r}; expected a tuple of sizes, as (10,)"
+            )
         object.__setattr__(self, "categories", tuple(self.categories))
         if any(size < 2 for size in self.categories) or self.continuous < 0:
             raise ValueError(

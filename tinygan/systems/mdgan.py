@@ -70,8 +70,7 @@ class MDGAN(Game):
         manifold_critic, diffusion_critic: D₁ and D₂, models x → logit.
         generator_optimizer, encoder_optimizer, manifold_critic_optimizer,
             diffusion_critic_optimizer: of :mod:`tinygan.optim`.
-        weight: λ, of D₁'s part in the manifold step. 10⁻² is the paper's start, for the squared
-            norm.
+        weight: λ, of D₁'s part in the manifold step. 10⁻² is our start, for the squared norm.
         distance: of x and G(E(x)): :func:`tinygan.systems.regularized.square_distance`, the
             squared norm. (``mean_square_distance`` is that over the number of components: for
             images so small that Adam, whose scale both of G's steps share, hardly feels it.)
