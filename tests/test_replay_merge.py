@@ -49,7 +49,7 @@ def distance(program, other, args):
         assert a.shape == b.shape and a.dtype == b.dtype
         if a.size and not np.array_equal(a, b):
             apart = float(abs(a - b).max() / max(abs(a).max(), np.finfo(a.dtype).tiny))
-            worst = max(apart, worst)  # NaN, if it comes first, stays
+            worst = np.maximum(worst, apart)  # Python's max would pass over NaN
     return worst
 
 
