@@ -181,8 +181,13 @@ def convolutions(what, *, latent, width, activation, norm, critic_norm, filters,
             make(norm=NORMS[critic_norm or norm], **same).critic,
         )
     if generator == "perceptron":
-        hidden = max(1, round(512 * width))
-        pair = pair._replace(generator=models.image_perceptron(latent, what.shape, hidden=hidden))
+        # PyTorch's default weights; with He's the tanh would start at its ends, as noise.
+        pair = pair._replace(
+            generator=models.image_perceptron(
+                latent, what.shape, hidden=max(1, round(512 * width)),
+                weight_init=nn.fan_in_uniform, bias_init=nn.fan_in_uniform,
+            )
+        )  # fmt: skip
     return pair
 
 
