@@ -37,12 +37,17 @@ def thumbnail(folder, report):
 
     samples = np.load(folder / "samples.npy")
     if samples.ndim != 4:
-        return (folder / "samples.png").read_bytes()
+        return small(Image.open(folder / "samples.png").convert("RGB"))
     scaling = train.games.SCALINGS[report["data"].get("scaling", "signed")]
     sheet = tile(scaling.invert(samples), 10)
-    file = io.BytesIO()
     grey = sheet.shape[2] == 1 or (sheet == sheet[..., :1]).all()
-    Image.fromarray(sheet[..., 0] if grey else sheet).save(file, format="PNG", optimize=True)
+    return small(Image.fromarray(sheet[..., 0] if grey else sheet))
+
+
+def small(image):
+    """A picture as a PNG of few colours, as bytes."""
+    file = io.BytesIO()
+    image.quantize(64).save(file, format="PNG", optimize=True)
     return file.getvalue()
 
 
@@ -54,7 +59,7 @@ def told(report):
         return f"{modes} mode{'s' * (modes != 1)}, {found['share within 5%']:.2f} of the samples"
     if "inception_style_score" in found:
         return (
-            f"score {found['inception_style_score']:.2f}, Fréchet {found['frechet_distance']:.0f}"
+            f"score {found['inception_style_score']:.2f}, Fréchet {found['frechet_distance']:.1f}"
         )
     return ""
 
@@ -90,7 +95,7 @@ def row(out, folder, what, name, tests):
     score = told(report)
     return (
         f"| {what} | `{name}`: {PRESETS[name].about} | {checks} | "
-        f"{seen}{': ' + score if score else ''} | {report['seconds']:.0f} |"
+        f"{seen}{': ' + score if score else ''} | {max(1, report['seconds']):.0f} |"
     )
 
 

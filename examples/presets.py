@@ -412,7 +412,7 @@ MODELS = {
         20000,
         P4 | dict(average=False, prior="uniform"),
         {"size": 64, "channels": 3},
-        {"width": 0.125, "steps": 1000, "batch": 64},
+        {"width": 0.125, "steps": 2500, "batch": 32, "lr_g": 2e-3},
     ),
     "p4-dcgan": Preset(
         "P4's DCGAN",
