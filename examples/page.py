@@ -29,9 +29,10 @@ BOTTOM = """
 ## What was seen
 
 - *Modes.* The saturating GAN ends in one mode, the standard one in five; least squares, smoothed
-  labels, maxout and noise inside the networks lose some too. Clipping finds all eight and stays fuzzy.
-  On these networks every gradient penalty finds all eight, sharply, and so do spectral norm, annealed
-  instance noise and consensus. Nagarajan & Kolter's regulariser with weight .1 ends in one mode.
+  labels, maxout and noise inside the networks lose some too. Clipping finds all eight and stays
+  fuzzy. On these networks every gradient penalty finds all eight, sharply, and so do spectral norm,
+  annealed instance noise and consensus. Nagarajan & Kolter's regulariser with weight .1 ends in one
+  mode.
 - *P3's settings* (ring of radius 7, SGD, slope of σ(D)), at 128 units: 0-GP six modes, 0-GP-sample
   three, 1-GP two. λ 100 has found none after 20,000 iterations; P3 shows it at 512 units.
 - *Unrolled*, 6,000 of the demonstration's 25,000 iterations: the samples are still a cloud.
