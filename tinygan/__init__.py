@@ -14,24 +14,15 @@ except ModuleNotFoundError as error:
 
 from tinygan import (
     conv,
-    data,
-    ema,
-    game,
     kernels,
-    loop,
     losses,
-    metrics,
     models,
     nn,
     ops,
     optim,
     penalties,
-    spectral,
-    study,
-    train,
 )
 from tinygan.backend import Stream, to_device, to_host
-from tinygan.check import check_gradients
 from tinygan.engine import (
     Tensor,
     grad,
@@ -48,9 +39,7 @@ from tinygan.engine import (
 )
 from tinygan.kernels import emulated, precision
 from tinygan.parallel import threads
-from tinygan.torch_import import from_torch_dcgan
 from tinygan.tree import tree_map
-from tinygan.weights import load_weights, save_weights
 
 __version__ = "0.1.0"
 __all__ = [
@@ -102,10 +91,24 @@ __all__ = [
 ]
 
 
+# What not every program uses is imported when it is first asked for: an import stays short.
+_MODULES = {
+    "algorithms", "data", "ema", "game", "image_scores", "loop", "metrics", "replay", "spectral",
+    "study", "systems", "train",
+}  # fmt: skip
+_FUNCTIONS = {
+    "check_gradients": "check",
+    "compile": "replay",
+    "from_torch_dcgan": "torch_import",
+    "load_weights": "weights",
+    "save_weights": "weights",
+    "trace": "replay",
+}
+
+
 def __getattr__(name):
-    """What not every program uses is imported when it is first asked for: an import stays short."""
-    if name in ("algorithms", "image_scores", "replay", "systems"):
+    if name in _MODULES:
         return import_module(f"tinygan.{name}")
-    if name in ("compile", "trace"):
-        return getattr(import_module("tinygan.replay"), name)
+    if name in _FUNCTIONS:
+        return getattr(import_module(f"tinygan.{_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'tinygan' has no attribute {name!r}")
