@@ -56,6 +56,10 @@ P0 = dict(
     model="dcgan", latent=100, prior="uniform", penalty="1-gp", batch=64, lr_g=2e-4, lr_d=2e-4,
     betas=(0.5, 0.999),
 )  # fmt: skip
+RING = dict(
+    latent=256, hidden=128, depth=2, activation="tanh", init="orthogonal", batch=512,
+    loss="minimax", lr_g=1e-3, lr_d=1e-4, betas=(0.5, 0.999),
+)  # fmt: skip
 P0_SHORT = {"width": 0.5, "steps": 1000}
 
 OBJECTIVES = {
@@ -589,20 +593,7 @@ ALGORITHMS = {
         "unrolled",
         "ring",
         25000,
-        dict(
-            latent=256,
-            hidden=128,
-            depth=2,
-            activation="tanh",
-            init="orthogonal",
-            batch=512,
-            loss="minimax",
-            lr_g=1e-3,
-            lr_d=1e-4,
-            betas=(0.5, 0.999),
-            unroll=5,
-            zero_sum=True,
-        ),
+        RING | dict(unroll=5, zero_sum=True),
         short={"steps": 6000, "batch": 256},
     ),
     "unrolled-ring": Preset(
@@ -611,18 +602,7 @@ ALGORITHMS = {
         "simultaneous",
         "ring",
         25000,
-        dict(
-            latent=256,
-            hidden=128,
-            depth=2,
-            activation="tanh",
-            init="orthogonal",
-            batch=512,
-            loss="minimax",
-            lr_g=1e-3,
-            lr_d=1e-4,
-            betas=(0.5, 0.999),
-        ),
+        RING,
         short={"steps": 15000, "batch": 256},
     ),
     "gan-consensus": Preset(

@@ -19,15 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygan import ema, optim
+from tinygan import optim
 from tinygan import tree as trees
-from tinygan.backend import Stream, array_module
+from tinygan.backend import array_module
 from tinygan.engine import Tensor, add, grad, grad_values, track, values
-from tinygan.game import Game, draw_samples, square_norm
+from tinygan.game import Game, check_no_noise, draw_samples, square_norm
 from tinygan.ops import divide, maximum, multiply, negative, sqrt, square, stack, subtract
 from tinygan.penalties import clip_weights
-from tinygan.spectral import refreshed
-from tinygan.train import GAN, critic_loss, normal_prior
+from tinygan.train import GAN, critic_loss, normal_prior, update_critic, update_generator
 
 FLOOR = 1e-30  # of the mean square under Adam's root: its root is 1e-15, nothing beside eps
 
@@ -220,13 +219,7 @@ class _AtOnce(Game):
         name = type(self).__name__
         if self.batch < 1:
             raise ValueError(f"{name}: batch is {self.batch}; expected at least 1")
-        for side in ("generator", "critic"):
-            model = getattr(self.gan, side)
-            if hasattr(model, "draw") and model.draw(Stream(0), 1):
-                raise ValueError(
-                    f"{name}: the {side} draws noise in its layers, which this game does not "
-                    "hand out; expected networks without noise layers. Alternating takes them"
-                )
+        check_no_noise(name, generator=self.gan.generator, critic=self.gan.critic)
 
     def init(self, stream, dtype=np.float32):
         """As :meth:`tinygan.train.GAN.init`."""
@@ -247,26 +240,13 @@ class _AtOnce(Game):
         """One iteration. Gradients, as numbers, are the norms of what each side descends."""
         critic, generator = factor if isinstance(factor, tuple) else (factor, factor)
         gan, found = self.gan, self.directions(players, batch, critic)
-        d, critic_state = _updated(
-            gan.critic_optimizer, players.critic, found.critic, players.critic_state, critic
-        )
-        if gan.clip is not None:
-            d = clip_weights(d, gan.clip, gan.clip_everything)
-        g, generator_state = _updated(
-            gan.generator_optimizer, players.generator, found.generator, players.generator_state,
-            generator,
-        )  # fmt: skip
-        g, average = refreshed(g), players.average
-        if gan.ema is not None:
-            average = ema.moved(gan.generator, gan._average(players), g, batch[1], gan.ema)
         norms = [sqrt(square_norm(tree)) for tree in (found.critic, found.generator)]
         more = () if found.regularizer is None else (found.regularizer,)
-        numbers = stack(*found[:3], *norms, *more)
-        new = players._replace(
-            generator=g, critic=refreshed(d), generator_state=generator_state,
-            critic_state=critic_state, average=average,
-        )  # fmt: skip
-        return new, numbers
+        rate = multiply(critic, gan.critic_optimizer.rate)
+        players = update_critic(gan, players, found.critic, rate)
+        rate = multiply(generator, gan.generator_optimizer.rate)
+        players = update_generator(gan, players, found.generator, batch[1], rate)
+        return players, stack(*found[:3], *norms, *more)
 
     def generate(self, players, n, stream):
         """n samples, at latent points of the prior."""
@@ -275,10 +255,6 @@ class _AtOnce(Game):
 
     def _latent_points(self, n, stream, dtype):
         return self.prior(stream, (n, *self.gan.generator.input), dtype)
-
-
-def _updated(optimizer, params, gradient, state, factor):
-    return optimizer.update(params, gradient, state, multiply(factor, optimizer.rate))
 
 
 def _check_weight(name, weight):

@@ -65,8 +65,15 @@ class Game:
         raise NotImplementedError
 
     def generate(self, players, n, stream):
-        """n samples of the generator, as an array on the stream's device."""
-        raise NotImplementedError
+        """n samples G(z), on the stream's device: of a game with a ``generator`` and a ``prior``.
+
+        Shapes: returns (n, ...).
+        """
+        if not hasattr(self, "generator"):
+            raise NotImplementedError(f"{type(self).__name__} has no generate of its own")
+        dtype = trees.leaves(players.generator)[0].dtype
+        z = self.prior(stream, (n, *self.generator.input), dtype)
+        return self.generator(players.generator, z)
 
     def record(self, step, numbers):
         """What the history keeps of an iteration: a named tuple of ``step`` and ``names``."""
@@ -131,21 +138,58 @@ def descend(loss, tracked, optimizer, state, factor=1.0):
 
 
 def draw_samples(data, n, stream, dtype):
-    """A batch of the data, once it is an array of n samples in the dtype of the weights."""
-    real = data(n, stream)
-    if isinstance(real, tuple):
+    """A batch of the data, once it is what a game can use.
+
+    Shapes: returns (n, ...).
+    Raises: as :func:`expect_samples`.
+    """
+    return expect_samples(data(n, stream), n, dtype)
+
+
+def expect_samples(samples, n, dtype, shape=None, who="data"):
+    """The data's samples, once they are an array of n in the dtype of the weights.
+
+    Args:
+        shape: of one sample; None for any.
+        who: begins the messages, such as the name of a game.
+    Shapes: samples (n, ...), returned as they are.
+    Raises: TypeError for what is no array, for a pair with labels, and for another dtype;
+        ValueError for another shape.
+    """
+    if isinstance(samples, tuple):
         raise TypeError(
-            "data: sample gave a tuple, as of samples with their labels; expected the samples "
+            f"{who}: sample gave a tuple, as of samples with their labels; expected the samples "
             "alone, an array. Image sets give them by Shuffled.sample"
         )
-    if not hasattr(real, "dtype") or real.dtype != dtype:
+    dtype = np.dtype(dtype)
+    if not hasattr(samples, "dtype") or samples.dtype != dtype:
         raise TypeError(
-            f"data: sample gave {getattr(real, 'dtype', type(real).__name__)}; expected an array "
-            f"of {dtype}, as the weights. Convert with .astype(np.{dtype})"
+            f"{who}: sample gave {getattr(samples, 'dtype', type(samples).__name__)}; expected an "
+            f"array of {dtype}, as the weights. Convert with .astype(np.{dtype})"
         )
-    if real.shape[:1] != (n,):
-        raise ValueError(f"data: sample({n}, stream) gave shape {real.shape}; expected ({n}, ...)")
-    return real
+    if samples.shape[:1] != (n,) or shape is not None and samples.shape[1:] != tuple(shape):
+        rest = ", ".join(["..."] if shape is None else map(str, shape))
+        raise ValueError(
+            f"{who}: sample({n}, stream) gave shape {samples.shape}; expected ({n}, {rest})"
+        )
+    return samples
+
+
+def check_no_noise(game, **models):
+    """That no network draws noise in its layers, for a game that does not hand it out.
+
+    Args:
+        game: its name.
+        models: networks and auto-encoders, by what they are in the game.
+    Raises: ValueError for a network with dropout or noise layers.
+    """
+    for name, model in models.items():
+        networks = (model.encoder, model.decoder) if hasattr(model, "decoder") else (model,)
+        if any(hasattr(net, "draw") and net.draw(Stream(0), 1) for net in networks):
+            raise ValueError(
+                f"{game}: the {name} draws noise in its layers, which this game does not hand "
+                "out; expected networks without dropout and noise layers"
+            )
 
 
 def square_norm(tree):

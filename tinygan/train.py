@@ -45,6 +45,8 @@ __all__ = [
     "normal_prior",
     "train",
     "uniform_prior",
+    "update_critic",
+    "update_generator",
 ]
 
 
@@ -133,10 +135,13 @@ class GAN:
         """Samples of the generator, or of its moving average if there is one, at points z."""
         if self.ema is None:
             return self.generator(players.generator, z)
-        return ema.sample(self.generator, self._average(players), z)
+        return ema.sample(self.generator, self.averaged(players), z)
 
-    def _average(self, players):
-        """The players' moving average, once they have one."""
+    def averaged(self, players):
+        """The players' moving average of the generator, a :class:`tinygan.ema.Average`.
+
+        Raises: ValueError for players without one.
+        """
         if not players.average:
             raise ValueError(
                 f"GAN: ema is {self.ema}, but the players have no average, as those of a game "
@@ -221,10 +226,20 @@ def critic_step(gan, players, real, z, noise=(), rate=None, layers=()):
     vectors anew.
     """
     found = critic_gradients(gan, players, real, z, noise, layers)
-    d, state = gan.critic_optimizer.update(players.critic, found.tree, players.critic_state, rate)
+    return update_critic(gan, players, found.tree, rate), found
+
+
+def update_critic(gan, players, gradient, rate=None):
+    """The players after the critic has moved down a gradient, held to its limits.
+
+    Args:
+        gradient: a tree like the critic's parameters.
+        rate: instead of the optimiser's own.
+    """
+    d, state = gan.critic_optimizer.update(players.critic, gradient, players.critic_state, rate)
     if gan.clip is not None:
         d = clip_weights(d, gan.clip, gan.clip_everything)
-    return players._replace(critic=refreshed(d), critic_state=state), found
+    return players._replace(critic=refreshed(d), critic_state=state)
 
 
 def generator_gradients(gan, players, z, layers=()):
@@ -242,14 +257,26 @@ def generator_gradients(gan, players, z, layers=()):
 def generator_step(gan, players, z, rate=None, layers=()):
     """One step of the generator and its moving average: (new players, :class:`Gradients`)."""
     found = generator_gradients(gan, players, z, layers)
+    noise = layers.generator if layers else None
+    return update_generator(gan, players, found.tree, z, rate, noise), found
+
+
+def update_generator(gan, players, gradient, z, rate=None, noise=None):
+    """The players after the generator has moved down a gradient, and its moving average with it.
+
+    Args:
+        gradient: a tree like the generator's parameters.
+        z, noise: the latent points, and what the generator's layers drew for them: whose batch
+            statistics the average takes in.
+        rate: instead of the optimiser's own.
+    """
     g, state = gan.generator_optimizer.update(
-        players.generator, found.tree, players.generator_state, rate
+        players.generator, gradient, players.generator_state, rate
     )
     g, average = refreshed(g), players.average
     if gan.ema is not None:
-        noise = layers.generator if layers else None
-        average = ema.moved(gan.generator, gan._average(players), g, z, gan.ema, noise)
-    return players._replace(generator=g, generator_state=state, average=average), found
+        average = ema.moved(gan.generator, gan.averaged(players), g, z, gan.ema, noise)
+    return players._replace(generator=g, generator_state=state, average=average)
 
 
 def _called(model, params, x, noise):

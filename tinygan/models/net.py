@@ -90,6 +90,8 @@ class Net:
             level: multiplies the deviation of :class:`tinygan.nn.Noise`, for schedules.
         Returns: {name: array (n, ...)} for the layers that draw; {} if none does.
         """
+        if not any(hasattr(layer, "draw") for layer in self.layers.values()):
+            return {}  # without working out shapes: a game asks in every iteration
         return {
             name: self.layers[name].draw(stream, (n, *shape), dtype, level)
             for name, shape in self.shapes().items()

@@ -19,7 +19,7 @@ import numpy as np
 from tinygan import tree as trees
 from tinygan.backend import to_device
 from tinygan.engine import track
-from tinygan.game import Game, descend
+from tinygan.game import Game, descend, expect_samples
 from tinygan.losses import minimax_generator, non_saturating_generator
 from tinygan.ops import (
     add,
@@ -36,7 +36,6 @@ from tinygan.ops import (
 from tinygan.systems.codes import (
     accuracy,
     check_networks,
-    check_samples,
     log_likelihood,
     one_hot_labels,
     random_one_hot,
@@ -210,7 +209,7 @@ class ACGAN(Game):
                 "(samples, labels): AC-GAN needs labelled data. Image sets with labels give them "
                 "by Shuffled.sample_with_labels"
             )
-        real = check_samples(self, found[0], dtype)
+        real = expect_samples(found[0], self.batch, dtype, self.critic.input, "ACGAN")
         classes = one_hot_labels(self, found[1], self.batch, self.classes, dtype)
         points = [self._points(streams, dtype) for _ in range(2)]
         noise = [self.critic.draw(streams.noise, self.batch, dtype) for _ in range(3)]

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygan import tree as trees
 from tinygan.backend import to_device
 from tinygan.engine import track
-from tinygan.game import Game, descend, draw_samples
+from tinygan.game import Game, check_no_noise, descend, draw_samples
 from tinygan.ops import abs, add, clip, mean, multiply, sqrt, stack, subtract
-from tinygan.systems.fit import check_auto_encoder, check_batch, check_feeds, check_no_noise
+from tinygan.systems.fit import check_auto_encoder, check_batch, check_feeds
 from tinygan.train import normal_prior
 
 
@@ -179,9 +178,3 @@ class BEGAN(Game):
             sqrt(critic.square),
             sqrt(generator.square),
         )
-
-    def generate(self, players, n, stream):
-        """n samples G(z), z drawn from ``stream``."""
-        dtype = trees.leaves(players.generator)[0].dtype
-        z = self.prior(stream, (n, *self.generator.input), dtype)
-        return self.generator(players.generator, z)

@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-
 from tinygan.ops import (
     add,
     exp,
@@ -96,22 +94,6 @@ def check_networks(game, outputs, codes):
         )
     check_feeds(who, "generator", game.generator, "critic", game.critic)
     check_batch(who, game.batch)
-
-
-def check_samples(game, samples, dtype):
-    """The data's samples, once they are what the critic takes.
-
-    Raises: TypeError for another dtype than the weights'; ValueError for another shape.
-    """
-    who, shape, dtype = type(game).__name__, (game.batch, *game.critic.input), np.dtype(dtype)
-    if not hasattr(samples, "dtype") or samples.dtype != dtype:
-        raise TypeError(
-            f"{who}: the data are {getattr(samples, 'dtype', type(samples).__name__)}; expected an "
-            f"array of {dtype}, as the critic's weights. Convert with .astype(np.{dtype})"
-        )
-    if samples.shape != shape:
-        raise ValueError(f"{who}: data of shape {samples.shape}; expected {shape}")
-    return samples
 
 
 def one_hot_labels(game, labels, n, classes, dtype):

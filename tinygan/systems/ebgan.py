@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygan import tree as trees
 from tinygan.backend import array_module
 from tinygan.engine import Tensor, track
-from tinygan.game import Game, descend, draw_samples
+from tinygan.game import Game, check_no_noise, descend, draw_samples
 from tinygan.ops import (
     add,
     matmul,
@@ -30,7 +29,6 @@ from tinygan.systems.fit import (
     check_auto_encoder,
     check_batch,
     check_feeds,
-    check_no_noise,
     check_weights,
 )
 from tinygan.train import normal_prior
@@ -205,9 +203,3 @@ class EBGAN(Game):
             sqrt(critic.square),
             sqrt(generator.square),
         )
-
-    def generate(self, players, n, stream):
-        """n samples G(z), z drawn from ``stream``."""
-        dtype = trees.leaves(players.generator)[0].dtype
-        z = self.prior(stream, (n, *self.generator.input), dtype)
-        return self.generator(players.generator, z)

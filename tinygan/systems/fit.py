@@ -2,7 +2,6 @@
 
 import math
 
-from tinygan.backend import Stream
 from tinygan.engine import grad_values, values
 from tinygan.game import Descent, square_norm
 from tinygan.models.mlp import MLP
@@ -61,17 +60,6 @@ def check_batch(system, batch, least=1):
     """ValueError for batches of too few samples."""
     if batch < least:
         raise ValueError(f"{system}: batch is {batch}; expected at least {least}")
-
-
-def check_no_noise(system, **models):
-    """ValueError for networks that draw noise in layers, which the system does not hand out."""
-    for name, model in models.items():
-        networks = (model.encoder, model.decoder) if hasattr(model, "decoder") else (model,)
-        if any(hasattr(net, "draw") and net.draw(Stream(0), 1) for net in networks):
-            raise ValueError(
-                f"{system}: the {name} draws noise in its layers, which this game does not hand "
-                "out; expected networks without dropout and noise layers"
-            )
 
 
 def descend_together(loss, players, factor=1.0):

@@ -24,7 +24,7 @@ import numpy as np
 from tinygan import tree as trees
 from tinygan.backend import array_module, to_device
 from tinygan.engine import track
-from tinygan.game import Game, descend
+from tinygan.game import Game, descend, expect_samples
 from tinygan.losses import logistic_critic, non_saturating_generator
 from tinygan.ops import (
     add,
@@ -40,7 +40,6 @@ from tinygan.ops import (
 from tinygan.systems.codes import (
     accuracy,
     check_networks,
-    check_samples,
     gaussian_log_likelihood,
     log_likelihood,
     random_one_hot,
@@ -303,7 +302,9 @@ class InfoGAN(Game):
             data: ``data(n, stream)``, an array (n, ...); no labels.
         Raises: TypeError or ValueError for data of another dtype or shape.
         """
-        real = check_samples(self, data(self.batch, streams.data), dtype)
+        real = expect_samples(
+            data(self.batch, streams.data), self.batch, dtype, self.critic.input, "InfoGAN"
+        )
         points = [self._points(streams, dtype) for _ in range(2)]
         noise = [self.critic.draw(streams.noise, self.batch, dtype) for _ in range(3)]
         return InfoBatch(real, *points, *noise)

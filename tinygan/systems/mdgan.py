@@ -6,16 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygan import tree as trees
 from tinygan.engine import track
-from tinygan.game import Game, descend, draw_samples
+from tinygan.game import Game, check_no_noise, descend, draw_samples
 from tinygan.losses import logistic_critic, non_saturating_generator
 from tinygan.ops import add, multiply, sqrt, stack
 from tinygan.systems.fit import (
     check_batch,
     check_feeds,
     check_logit,
-    check_no_noise,
     check_weights,
     descend_together,
 )
@@ -210,9 +208,3 @@ class MDGAN(Game):
             diffusion_critic_state=critic.state,
         )
         return players, ((critic_loss, loss), (critic.square, generator.square))
-
-    def generate(self, players, n, stream):
-        """n samples G(z), z drawn from ``stream``."""
-        dtype = trees.leaves(players.generator)[0].dtype
-        z = self.prior(stream, (n, *self.generator.input), dtype)
-        return self.generator(players.generator, z)
