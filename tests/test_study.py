@@ -221,6 +221,13 @@ def test_columns_are_drawn_by_what_they_are(monkeypatch):
     assert [list(line.get_ydata()) for line in rest.lines][-1] == [0.5, 0.25]
 
 
+@pytest.mark.parametrize("small, scale", [(1.0, "linear"), (0.1, "log"), (-0.1, "linear")])
+def test_losses_of_very_different_sizes_are_drawn_on_a_log_scale(monkeypatch, small, scale):
+    history = histories(("one_loss", "other_loss"), [(50.0, small), (40.0, small)])
+    (losses,) = drawn(monkeypatch, columns, title="a", history=history)
+    assert losses.get_yscale() == scale
+
+
 def test_gradients_of_zero_are_drawn_on_an_even_scale(monkeypatch):
     rows = [(1.0, 0.0), (0.5, 2.0)]
     history = histories(("critic_loss", "critic_gradient"), rows)

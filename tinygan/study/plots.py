@@ -230,8 +230,7 @@ def columns(file, *, title, history):
     }
     taken = {name for group in groups.values() for name in group}
     rest = [name for name in names if name not in taken and history.column(name).any()]
-    if rest:
-        groups["other numbers"] = rest
+    groups = {what: group for what, group in {**groups, "other numbers": rest}.items() if group}
     with rc_context(STYLE):
         fig = Figure(figsize=(4.2 * len(groups), 3.4), layout="constrained")
         fig.suptitle(title, fontsize=11)
@@ -243,8 +242,11 @@ def columns(file, *, title, history):
                 label = name.removesuffix("_loss").removesuffix("_gradient").replace("_", " ")
                 _curve(axes, step, history.column(name), color, label)
             axes.set(xlabel="iteration", ylabel=what)
-            axes.legend()
-            if what == "‖gradient‖" and all((history.column(name) > 0).all() for name in group):
+            axes.legend(frameon=True, framealpha=0.8, edgecolor="none")  # it may lie on curves
+            values = np.concatenate([history.column(name) for name in group])
+            # Else the small ones of very different numbers lie on the axis.
+            wide = what == "‖gradient‖" or values.max() > 100 * values.min()
+            if values.min() > 0 and wide:
                 axes.set_yscale("log")
         fig.savefig(file, dpi=110, format="png")
 
