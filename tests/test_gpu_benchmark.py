@@ -18,6 +18,8 @@ from tinygan.kernels import launch, report
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
+# Slow together: they test how speed is measured, and most start processes of their own.
+pytestmark = pytest.mark.slow
 LAYER = "32/D3"  # 4²×256 → 1: a matrix product, and the fewest kernels to compile
 
 

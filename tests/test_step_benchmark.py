@@ -15,7 +15,8 @@ from tinygan.replay import evaluate, trace
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 CASES = ["wgan-gp", "0-gp-512", "0-gp-64", "critic-32", "iteration-64", "standard-32"]
-pytestmark = pytest.mark.usefixtures("nothing_emulated")
+# Slow together: they test how speed is measured, and most start processes of their own.
+pytestmark = [pytest.mark.usefixtures("nothing_emulated"), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)
