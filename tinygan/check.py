@@ -69,6 +69,20 @@ class Report:
             )
         return "\n".join(lines)
 
+    def _repr_html_(self):
+        from tinygan import html  # for notebooks alone
+
+        rows = []
+        for row in self.rows:
+            error = f"{row.error:.1e}"
+            if self._bad(row):
+                error = html.Bold(f"{error} WRONG")
+            numbers = f"{row.engine:.10g}", f"{row.expected:.10g}"
+            rows.append((row.order, row.oracle, *numbers, error, row.note))
+        head = ("order", "oracle", "engine", "oracle says", "error", "")
+        caption = f"Derivatives, {'right' if self.passed else 'WRONG'} to {self.tolerance:g}"
+        return html.table(rows, head, caption, "rlrrrl")
+
 
 def check_gradients(
     f,

@@ -74,6 +74,11 @@ class Tensor:
         body = np.array2string(self.data, separator=", ", prefix="Tensor(", threshold=20)
         return f"Tensor({body}, {self.dtype}, {origin})"
 
+    def _repr_html_(self):
+        from tinygan import html  # for notebooks alone
+
+        return html.tensor(self)
+
     def _refuse(self, what):
         raise TypeError(
             f"{what} of a Tensor (shape {self.shape}) would leave the tape and lose its gradient; "

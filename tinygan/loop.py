@@ -11,6 +11,8 @@ from tinygan import tree as trees
 from tinygan.backend import to_host
 from tinygan.game import Streams
 
+_LAST = 5  # records that a notebook shows
+
 
 @dataclass
 class History:
@@ -30,6 +32,19 @@ class History:
         writer.writerow(self.records[0]._fields if self.records else self.names)
         writer.writerows(self.records)
         return text.getvalue()
+
+    def _repr_html_(self):
+        from tinygan import html  # for notebooks alone
+
+        count = len(self.records)
+        names = self.records[0]._fields if count else self.names
+        rows = [[html.number(x) for x in record] for record in self.records[-_LAST:]]
+        which = f", the last {_LAST}" if count > _LAST else ""
+        out = html.table(rows, names, f"{count} records{which}", "r" * len(names))
+        losses = {name: self.column(name) for name in names if name.endswith("_loss")}
+        if count > 1 and losses and "step" in names:
+            out += "\n" + html.curves(self.column("step"), losses)
+        return out
 
 
 class Diverged(RuntimeError):

@@ -94,6 +94,9 @@ class AutoEncoder:
     def __str__(self):
         return f"{self.encoder}\n\n{self.decoder}"
 
+    def _repr_html_(self):
+        return f"{self.encoder._repr_html_()}\n{self.decoder._repr_html_()}"
+
 
 def conv_autoencoder(
     image, channels, hidden, latent=None, *, norm=None, activation=leaky_relu,

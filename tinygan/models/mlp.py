@@ -70,6 +70,19 @@ class MLP:
             total += count
         return "\n".join([f"MLP, {name}, {total} parameters", *rows])
 
+    def _repr_html_(self):
+        from tinygan import html  # for notebooks alone
+
+        rows, total = [("", "input", self.sizes[0], "")], 0
+        after = [self.activation] * (len(self.layers) - 1) + [self.output]
+        for i, (layer, f) in enumerate(zip(self.layers, after, strict=True)):
+            what = "Linear" if f is None else f"Linear, {getattr(f, '__name__', repr(f))}"
+            count = (layer.inputs + 1) * layer.outputs
+            rows.append((i, what, layer.outputs, f"{count:,}"))
+            total += count
+        rows.append(("", "total", "", f"{total:,}"))
+        return html.table(rows, ("", "layer", "output", "parameters"), "MLP", "llrr")
+
 
 class Pair(NamedTuple):
     """A generator, from latent points to data, and a critic, from data to one logit."""
@@ -81,6 +94,12 @@ class Pair(NamedTuple):
     def latent(self):
         """The generator's number of inputs."""
         return self.generator.input[0]
+
+    def _repr_html_(self):
+        from tinygan import html  # for notebooks alone
+
+        shown = {"Generator": self.generator, "Critic": self.critic}
+        return "\n".join(html.titled(title, model) for title, model in shown.items())
 
 
 def mlp_pair(

@@ -191,7 +191,8 @@ class Net:
                 f"{', '.join(map(str, self.input))})"
             )
 
-    def __str__(self):
+    def _rows(self):
+        """The layers as (name, what it is, output shape, parameters), then the total."""
         params = {name: _blank(layer) for name, layer in self.layers.items()}
         rows = [("", "input", _by(self.input), "")]
         for (name, layer), shape in zip(self.layers.items(), self.shapes().values(), strict=True):
@@ -199,9 +200,18 @@ class Net:
             rows.append((name, _describe(layer), _by(shape), f"{count:,}" if count else ""))
         total = sum(a.size for a in trees.leaves(params))
         rows.append(("", "total", "", f"{total:,}"))
+        return rows
+
+    def __str__(self):
+        rows = self._rows()
         a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
         lines = [f"{r[0]:<{a}}  {r[1]:<{b}}  {r[2]:>{c}}  {r[3]:>{d}}".rstrip() for r in rows]
         return "\n".join([self.title, *lines])
+
+    def _repr_html_(self):
+        from tinygan import html  # for notebooks alone
+
+        return html.table(self._rows(), ("", "layer", "output", "parameters"), self.title, "llrr")
 
 
 def standing_statistics(net, params, batches):

@@ -71,6 +71,24 @@ class Compiled:
         ways = dict.fromkeys(f", {r.plan.mode}" for r in runners if type(r.plan) is gpu.Plan)
         return f"<compiled {name}: {len(runners)} programs{''.join(ways)}>"
 
+    def _repr_html_(self):
+        from tinygan import html  # for notebooks alone
+        from tinygan.replay.listing import in_bytes, in_flops
+
+        rows = []
+        for runner in list(self.runners.values()):  # another thread may record one more
+            program, plan = runner.program, runner.plan
+            totals = program.totals().items()
+            rows.append([
+                len(program.inputs), len(program.lines), in_flops(program.flops),
+                in_bytes(program.nbytes), ", ".join(f"{n} {phase}" for phase, (n, *_) in totals),
+                plan.mode if type(plan) is gpu.Plan else "CPU",
+            ])  # fmt: skip
+        head = ("inputs", "lines", "operations", "results", "of these lines", "runs as")
+        name = getattr(self.step, "__name__", self.step)
+        caption = f"compiled {name}: a program for each set of shapes"
+        return html.table(rows, head, caption, "rrrrll")
+
     def __call__(self, *args):
         if _observer.get() is not None:
             return self.step(*args)  # whoever records or observes wants to see the calls

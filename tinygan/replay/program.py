@@ -156,6 +156,11 @@ class Program:
 
         return f"<Program of {title(self)}>"
 
+    def _repr_svg_(self):
+        from tinygan.replay.drawing import svg
+
+        return svg(self)
+
 
 # What a call costs
 
