@@ -56,6 +56,7 @@ class Section(NamedTuple):
 
     @property
     def calls(self):
+        """The lines that are no leaves."""
         return [line for line in self.lines if line.op]
 
     @property
@@ -65,9 +66,11 @@ class Section(NamedTuple):
 
     @property
     def nbytes(self):
+        """How many bytes the results of the calls have together."""
         return sum(line.nbytes for line in self.calls)
 
     def totals(self):
+        """How much there is, as a line of text."""
         if not self.lines:
             return "nothing new on the tape"
         leaves = len(self.lines) - len(self.calls)
@@ -84,6 +87,7 @@ class Listing:
 
     @property
     def lines(self):
+        """The lines of all sections."""
         return [line for section in self.sections for line in section.lines]
 
     def __str__(self):
@@ -130,7 +134,7 @@ def listing(value):
     titled = value if isinstance(value, dict) else {"value": value}
     titled = [trees.paths(tree, str(title)) for title, tree in titled.items()]
     numbers = {}
-    added = [_walk([a for _, a in results], numbers) for results in titled]
+    added = [tensors_below([a for _, a in results], numbers) for results in titled]
     holders = Counter(node.name for node in chain(*added))
 
     def operand(a):
@@ -170,17 +174,21 @@ def formula(op):
     return next((line for line in lines if line.startswith(("y = ", "y["))), "")
 
 
-def _walk(roots, numbers):
+def tensors_below(roots, numbers, who="listing", do="list it"):
     """The Tensors below ``roots`` that have no number yet, arguments first; gives them numbers.
 
     Unlike :func:`tinygan.tape` this goes through arguments without a rule too: their values
-    were needed, if not their derivatives.
+    were needed, if not their derivatives. ``who`` and ``do`` are words
+    of its errors.
+
+    Raises: RuntimeError if a part of the tape was released; TypeError if a root is no Tensor,
+        array or number.
     """
     order = []
     stack = [a for a in reversed(roots) if type(a) is Tensor]
     for a in roots:
         if not isinstance(a, (Tensor, int, float)) and not hasattr(a, "dtype"):
-            raise TypeError(f"listing: a value is a {type(a).__name__}; expected a Tensor")
+            raise TypeError(f"{who}: a value is a {type(a).__name__}; expected a Tensor")
     while stack:
         node = stack[-1]
         if id(node) in numbers:
@@ -188,8 +196,8 @@ def _walk(roots, numbers):
             continue
         if node.op is not None and node.args is None:
             raise RuntimeError(
-                f"listing: the tape below a result of {node.op.__name__} was released by "
-                "grad_values(..., release=True); list it before that, or leave release out"
+                f"{who}: the tape below a result of {node.op.__name__} was released by "
+                f"grad_values(..., release=True); {do} before that, or leave release out"
             )
         below = [a for a in reversed(node.args) if type(a) is Tensor and id(a) not in numbers]
         stack += below
