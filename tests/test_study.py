@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinygan import ops
+from tinygan import nn, ops
+from tinygan.backend import Stream
+from tinygan.engine import track
 from tinygan.game import record_type
-from tinygan.study.fields import gradient_field, grid_points, value_surface
+from tinygan.models import perceptron
+from tinygan.study.fields import (
+    box,
+    gradient_field,
+    grid_points,
+    slopes_at,
+    steepest,
+    value_surface,
+)
 from tinygan.study.plots import (
     as_bytes,
     columns,
@@ -52,6 +62,146 @@ def test_the_field_of_a_function_of_the_logit_follows_the_chain_rule():
     _, slopes = gradient_field(bowl, 1.0, n=4, of=ops.log_sigmoid, dtype=np.float64)
     logit = points[:, 0] ** 2 + 3 * points[:, 1]
     np.testing.assert_allclose(slopes, plain / (1 + np.exp(logit))[:, None])
+
+
+@pytest.mark.parametrize(
+    "extent, expected",
+    [
+        (2, ((-2, 2), (-2, 2))),
+        ((-2.5, 4.5), ((-2.5, 4.5), (-2.5, 4.5))),
+        (((0, 1), (-3, 3)), ((0, 1), (-3, 3))),
+        (np.array([[0, 1], [2, 3]]), ((0, 1), (2, 3))),
+    ],
+)
+def test_a_part_of_the_plane_is_a_number_a_pair_or_two_pairs(extent, expected):
+    assert box(extent) == expected
+    points = grid_points(extent, 4)
+    np.testing.assert_array_equal(points[[0, -1]].T, expected)
+    assert len(np.unique(points[:, 0])) == len(np.unique(points[:, 1])) == 4
+
+
+@pytest.mark.parametrize(
+    "extent",
+    [0.0, -1, None, "2", (1, 1), (2, 1), (1, 2, 3), ((0, 1), (0, np.nan)), np.inf, ((0, 1), (0,))],
+)
+def test_no_part_of_the_plane_is_an_error(extent):
+    with pytest.raises(ValueError, match="expected a number above 0 for the square"):
+        grid_points(extent, 3)
+
+
+def test_a_box_is_laid_out_like_a_square():
+    surface = value_surface(bowl, ((0, 1), (2, 6)), n=5, dtype=np.float64)
+    np.testing.assert_allclose(
+        surface, np.linspace(0, 1, 5) ** 2 + 3 * np.linspace(2, 6, 5)[:, None]
+    )
+
+
+def test_the_steepest_point_of_a_grid_is_found():
+    """The slope of the bowl is (2x₁, 3): steepest at the edge where |x₁| is largest."""
+    found = steepest(bowl, ((-1, 2), (0, 1)), n=7, dtype=np.float64)
+    assert found.norm == 5 and found.point[0] == 2
+    half = steepest(bowl, 2.0, n=3, of=lambda y: ops.multiply(y, 0.5), dtype=np.float64)
+    assert half.norm == 2.5
+
+
+def test_a_constant_critic_is_flat():
+    points, slopes = gradient_field(lambda x: np.zeros(len(x)), 1.0, n=3)
+    assert slopes.shape == points.shape and not slopes.any()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_slope_that_is_not_finite_is_an_error():
+    with pytest.raises(ValueError, match=r"slope is not finite at \[-1.0, -1.0\]"):
+        steepest(lambda x: ops.sqrt(ops.maximum(x[:, 0], 0.0)), 1.0, n=3)
+
+
+def batch_norm_critic(dtype=np.float32):
+    net = perceptron((2, 8, 1), norm=nn.BatchNorm)
+    params = net.init(Stream(0), dtype)
+    return lambda x: net(params, x)
+
+
+def root(x):
+    """√x₁: NaN left of the middle, with an infinite slope there."""
+    return ops.sqrt(x[:, 0])
+
+
+BAD_CRITICS = [
+    (lambda x: ops.multiply(x, 3.0), None, r"the critic gave \(25, 2\) for .* expected one logit"),
+    (lambda x: ops.mean(x), None, r"the critic gave \(\) for points \(25, 2\)"),
+    (lambda x: 0.5, None, "the critic gave float for points"),
+    (bowl, ops.mean, r"`of` gave \(\) for points \(25, 2\); expected one logit"),
+    (
+        root,
+        None,
+        r"the critic's (value|slope) is not finite at \[-2.0, -2.0\]; expected finite",
+    ),
+]
+
+
+@pytest.mark.parametrize("critic, of, complaint", BAD_CRITICS)
+@pytest.mark.parametrize("look", [value_surface, gradient_field, steepest])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_critics_that_have_no_landscape_are_one_clear_error(look, critic, of, complaint):
+    with pytest.raises(ValueError, match=f"^{look.__name__}: {complaint}"):
+        look(critic, 2, n=5, of=of)
+
+
+@pytest.mark.parametrize("look", [gradient_field, steepest])
+def test_slopes_of_a_critic_that_mixes_the_grid_are_an_error(look):
+    """Batch norm's would be those of the whole grid: other ones for another n."""
+    with pytest.raises(ValueError, match=rf"^{look.__name__}: .* batch norm \(standardise\)"):
+        look(batch_norm_critic(), 1, n=5)
+
+
+@pytest.mark.parametrize("look", [value_surface, gradient_field, steepest])
+def test_grids_of_no_points_and_of_whole_numbers_are_errors(look):
+    with pytest.raises(ValueError, match=f"^{look.__name__}: n is 0; expected 1 or more"):
+        look(bowl, 1, n=0)
+    with pytest.raises(ValueError, match=f"^{look.__name__}: dtype is int64; expected floats"):
+        look(bowl, 1, n=3, dtype=np.int64)
+    look(bowl, 1, n=1)
+
+
+def test_a_surface_of_tracked_weights_is_an_array():
+    net = perceptron((2, 4, 1))
+    params = net.init(Stream(0), np.float64)
+    plain, tracked = (
+        value_surface(lambda x, p=p: net(p, x), 1, n=3, of=ops.sigmoid, dtype=np.float64)
+        for p in (params, track(params, "D"))
+    )
+    assert type(tracked) is np.ndarray
+    np.testing.assert_array_equal(tracked, plain)
+
+
+def test_slopes_at_any_points():
+    points = np.array([[1.0, 2.0], [-3.0, 0.5], [0.0, 0.0]])
+    found = slopes_at(bowl, points)
+    np.testing.assert_allclose(found.values, [7, 10.5, 0])
+    np.testing.assert_allclose(found.slopes, [[2, 3], [-6, 3], [0, 3]])
+    half = slopes_at(lambda x: ops.reshape(bowl(x), shape=(-1, 1)), points, of=ops.sigmoid)
+    y = 1 / (1 + np.exp(-found.values))
+    np.testing.assert_allclose(half.values, y)
+    np.testing.assert_allclose(half.slopes, found.slopes * (y * (1 - y))[:, None])
+    assert slopes_at(bowl, points.astype(np.float32)).slopes.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "critic, points, complaint",
+    [
+        (bowl, [[1.0, 2.0]], r"points is a list; expected an array of floats, \(N, ...\)"),
+        (bowl, np.ones((2, 2), int), r"points is int64\[2, 2\]; expected an array of floats"),
+        (bowl, np.ones(2), r"points is float64\[2\]"),
+        (root, np.array([[1.0, 0.0], [-1.0, 0.0]]), r"value is not finite at \[-1.0, 0.0\]"),
+        (root, np.zeros((1, 2)), r"slope is not finite at \[0.0, 0.0\]"),
+        (root, np.zeros((1, 4)), "slope is not finite at point 0"),
+        (batch_norm_critic(np.float64), np.eye(2), "batch norm .* mixes"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_points_without_slopes_are_one_clear_error(critic, points, complaint):
+    with pytest.raises(ValueError, match=f"^slopes_at: .*{complaint}"):
+        slopes_at(critic, points)
 
 
 def test_field_and_surface_work_where_the_critic_lives(stand_in):
