@@ -21,6 +21,9 @@ AT_LEAST = {  # examples
     "docs/reading_a_gradient.md": 50,
     "docs/reading_a_program.md": 20,
     "tinygan.study.listing": 3,
+    "tinygan.study.inspect": 4,
+    "tinygan.study.explain": 3,
+    "docs/microscopes.md": 40,
     "tinygan.replay.listing": 3,
 }
 

@@ -34,13 +34,14 @@ FILES |= {
 
 # Imports
 
-FLOOR = {"tree", "backend", "parallel", "kernels"}
+FLOOR = {"tree", "backend", "parallel", "kernels", "html"}
 CORE = FLOOR | {"engine", "ops"}
 MAY_IMPORT = {
     "tree": set(),
     "kernels": set(),
     "backend": {"kernels"},
     "parallel": set(),
+    "html": {"backend"},
     "engine": FLOOR,
     "ops": FLOOR | {"engine"},
     "check": FLOOR | {"engine"},
@@ -476,7 +477,8 @@ METHODS = {"sum", "mean", "max", "reshape", "transpose"}  # of a Tensor: the fun
         "metrics",
         "image_scores",
         "data.stacked",
-        *[module for module in FILES if module.startswith("systems.")],
+        *[module for module in FILES if module.startswith(("systems.", "study."))],
+        "html",
         "data.toy",
         "data.images",
         "data.readers",
