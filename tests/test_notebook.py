@@ -216,6 +216,17 @@ def test_many_points_become_medians():
     texts = [text.text for text in root.iter(f"{SVG}text")]
     assert texts[2:4] == ["0", "9999"], "the ends of x are not the medians' ends"
     assert "1e+06" not in texts, "one of 50 is no median"
+    # What is not finite is left out, and not the block in which it is.
+    y, broken = np.sin(x / 900), np.sin(x / 900)
+    broken[::7], broken[3::11], broken[5000:6000] = np.nan, np.inf, np.nan
+    whole, holed = (
+        dict(pair.split(",") for pair in line.get("points").split())
+        for line in ElementTree.fromstring(html.curves(x, {"y": y, "broken": broken})).iter(
+            f"{SVG}polyline"
+        )
+    )
+    assert 0.88 * len(whole) < len(holed) < 0.92 * len(whole)
+    assert max(abs(float(b) - float(whole[a])) for a, b in holed.items()) < 1.5  # pixels
     names = [f"of_player_{i}_loss" for i in range(5)]
     root = ElementTree.fromstring(html.curves(x, dict.fromkeys(names, x)))
     legend = [t for t in root.iter(f"{SVG}text") if t.text in names]

@@ -229,6 +229,38 @@ def test_a_wrong_rule_is_called_wrong():
     assert "<b>3.3e-01 WRONG</b>" in found._repr_html_()
 
 
+def test_a_rule_that_gives_nan_is_called_wrong():
+    @primitive
+    def cube(a):
+        """y = a³"""
+        return a**3
+
+    cube.vjp(lambda g, y, a: ops.multiply(g, np.nan))
+    found = explain(cube)
+    assert not found.report.passed and sorted(found.errors) == [1, 2, 3]
+    for order in (1, 2):  # NaN does not depend on a: of order 3 both say 0
+        assert f"order {order}: nan WRONG" in str(found)
+    assert "<b>nan WRONG</b>" in found._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: explain("tanh", np.zeros((0,))),
+        lambda: explain("index", numbers(3), at=(slice(0, 0),)),
+    ],
+    ids=["input", "result"],
+)
+def test_a_call_without_numbers_measures_nothing(call):
+    with pytest.raises(ValueError, match="hold no number; expected arrays that are not empty"):
+        call()
+
+
+def test_one_empty_array_among_others_is_measured():
+    found = explain("concatenate", numbers(2, 3), np.zeros((2, 0)), axis=1)
+    assert found.report.passed and max(found.errors.values()) > 0
+
+
 def test_an_absent_rule_has_to_be_a_zero():
     @primitive
     def half(a, b):

@@ -236,6 +236,10 @@ def test_a_released_tape_and_what_is_no_tensor_are_errors():
         found["tanh.7"]
     with pytest.raises(KeyError):
         found[tg.track(np.ones(2))]
+    for key, kind in [(np.ones(3), "ndarray"), (True, "bool"), (slice(2), "slice")]:
+        with pytest.raises(TypeError, match=f"asked for by a {kind}; expected its name, its"):
+            found[key]
+    assert found[np.int64(1)] is found.rows[0]
 
 
 def test_empty_and_constant_results():

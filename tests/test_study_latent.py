@@ -135,6 +135,26 @@ def test_combinations_are_sums():
             combination(z, weights)
     with pytest.raises(ValueError, match="finite numbers"):
         combination(z, (1, np.nan, 0))
+    with pytest.raises(ValueError, match="a point that is not finite"):
+        combination(z * np.inf, (1, 1, 0))
+
+
+def test_only_floats_are_latent_points():
+    """The numbers of a path and the weights of a sum would be cut to integers."""
+    a, b = np.array([1, 0]), np.array([0, 10])
+    for call, given in [
+        (lambda: linear_path(a, b, 5), r"linear_path: start is int64\[2\]"),
+        (lambda: linear_path(a * 1.0, [0.0, 1.0]), "end is a list"),
+        (lambda: spherical_path(a, b), "spherical_path: start is int64"),
+        (
+            lambda: combination(np.stack([a, b]), (0.5, 0.5)),
+            r"points is int64\[2, 2\]",
+        ),
+        (lambda: combination([[1.0, 2.0]], (1,)), "points is a list"),
+        (lambda: with_class(np.ones((2, 3), int), 0, 2), "with_class: noise is int64"),
+    ]:
+        with pytest.raises(TypeError, match=given + ".*expected an array of floats"):
+            call()
 
 
 def test_a_grid_has_noise_down_its_columns_and_classes_along_its_rows():
@@ -150,6 +170,8 @@ def test_a_grid_has_noise_down_its_columns_and_classes_along_its_rows():
         with_class(noise, 4, 4)
     with pytest.raises(ValueError, match="for 3 points"):
         with_class(noise, [1, 2], 4)
+    with pytest.raises(ValueError, match="0 classes; expected 1 or more"):
+        class_grid(noise, 0)
 
 
 def test_ac_gan_is_given_its_classes_in_this_order():
@@ -170,9 +192,12 @@ def test_shares_of_variance_tell_rows_from_columns():
     r, c = 5 * spread[0], 4 * spread[1]
     assert shares == pytest.approx((r / (r + c), c / (r + c), 0.0), abs=1e-14)
     checks = np.array([[1.0, -1.0], [-1.0, 1.0]])  # neither alone changes anything
-    assert variance_shares(checks.ravel(), 2) == pytest.approx((0, 0, 1))
+    for scale, level in [(1, 0), (1e-200, 0), (1e200, 0), (2.0**-50, 1.0)]:
+        assert variance_shares(level + scale * checks.ravel(), 2) == pytest.approx((0, 0, 1))
     for images, rows, words in [
         (np.ones(4), 2, "the same"),
+        (np.full((6, 7), 0.1), 2, "the same"),  # whose mean is not .1 to the last digit
+        (np.ones((4, 0)), 2, "the same"),
         (checks.ravel(), 3, "2 rows"),
         (np.array([1.0, np.nan, 0, 0]), 2, "not finite"),
     ]:

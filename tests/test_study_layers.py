@@ -11,9 +11,12 @@ from tinygan import data, losses, models, nn, optim, penalties, tree
 from tinygan.algorithms import Simultaneous
 from tinygan.backend import Stream
 from tinygan.engine import track
+from tinygan.game import Streams
 from tinygan.loop import run
 from tinygan.study.layers import (
     EDGES,
+    SIDES,
+    SWEEP,
     Recorder,
     by_layer,
     gradient_summary,
@@ -22,6 +25,7 @@ from tinygan.study.layers import (
     leaf_gradients,
     threshold_sweep,
 )
+from tinygan.study.plots import as_bytes, gradient_histograms
 from tinygan.train import GAN, Alternating, critic_gradients, generator_gradients, train
 
 TREE = {
@@ -106,9 +110,13 @@ def test_bad_input_is_refused():
     ]:
         with pytest.raises(kind, match=words):
             layer_gradients(given)
-    for thresholds in [(), (0.0,), (math.nan,), (-1,), ("a",)]:
-        with pytest.raises(ValueError, match="numbers above 0"):
+    for thresholds in [(), (0.0,), (math.nan,), (-1,), ("a",), (True,), 0.01, None]:
+        with pytest.raises(ValueError, match="expected a tuple of one or more numbers above 0"):
             layer_gradients(TREE, thresholds)
+    with pytest.raises(ValueError, match=r"thresholds are 0\.01; expected a tuple"):
+        Recorder(game(), plane, Stream(7), thresholds=0.01)
+    found = layer_gradients(TREE, (np.float32(0.5), np.int64(1)))[0].thresholds
+    assert found == (0.5, 1.0) and {type(t) for t in found} == {float}
     one, other = (gradient_summary("w", np.ones(2), (t,)) for t in (0.1, 0.2))
     with pytest.raises(ValueError, match="the same thresholds"):
         joined("w", [one, other])
@@ -226,7 +234,9 @@ def test_a_recorder_refuses_what_it_cannot_see():
     with pytest.raises(ValueError, match="one of the sides"):
         Recorder(gan, plane, Stream(7), sides=("critic",)).course("generator")
     seen = Recorder(gan, plane, Stream(7), every=2, batch=4)
-    for ask in (seen.course, seen.csv):
+    with pytest.raises(ValueError, match="one of the sides"):
+        seen.histograms("D")
+    for ask in (seen.course, seen.csv, seen.histograms):
         with pytest.raises(ValueError, match="nothing recorded yet"):
             ask()
     with pytest.raises(TypeError, match="with .generator and .critic"):
@@ -243,3 +253,67 @@ def test_a_recorder_refuses_what_it_cannot_see():
     with pytest.raises(ValueError, match="at iteration 2: .* not finite"):
         seen(2, players._replace(critic=broken))
     assert len(seen.records) == 1
+
+
+# Over the training
+
+
+def test_histograms_and_sweeps_over_a_run_are_those_of_its_gradients():
+    here = game()
+    seen = Recorder(here, plane, Stream(7), every=2, thresholds=SWEEP)
+    kept = {}
+
+    def watch(step, players):
+        seen(step, players)
+        kept[step] = players
+
+    run(here, here.init(Stream(0)), plane, 4, Stream(1), watch=watch)
+    for side, gradients, layers in [
+        ("critic", critic_gradients, ("linear0", "linear1")),
+        ("generator", generator_gradients, ("linear0", "norm0", "linear1")),
+    ]:
+        steps, names, counts = seen.histograms(side)
+        assert steps.tolist() == [0, 2, 4] and names == layers
+        assert counts.shape == (3, len(layers), len(EDGES) - 1)
+        sweep = np.stack([seen.course(side, t)[2] for t in SWEEP], axis=-1)
+        for i, step in enumerate(steps):
+            own = Stream(7).child(step)
+            streams = Streams(own.child(0), own.child(1), own.child(2))
+            batch = dict(zip(SIDES, here.draw(plane, streams, step, np.float32), strict=True))
+            tree = gradients(here.gan, kept[step], *batch[side][0]).tree
+            for j, params in enumerate(tree.values()):
+                entries = np.concatenate([g.ravel() for g in params.values()])
+                np.testing.assert_array_equal(counts[i, j], counted(entries, ())[2])
+            np.testing.assert_array_equal(sweep[i], threshold_sweep(tree).fractions)
+
+
+def test_a_picture_of_histograms_holds_the_shares_of_every_layer(monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, plain = [], Axes.pcolormesh
+
+    def watched(axes, x, y, c, **kwargs):
+        if len(y) == len(EDGES):  # the bar of colours is drawn by it too
+            drawn.append((axes, np.array(x), np.array(y), c))
+        return plain(axes, x, y, c, **kwargs)
+
+    monkeypatch.setattr(Axes, "pcolormesh", watched)
+    counts = np.zeros((3, 2, len(EDGES) - 1), int)
+    counts[:, 0, 5], counts[:, 0, 20], counts[2, 1, 8] = 1, [3, 7, 0], 4
+    png = as_bytes(
+        gradient_histograms, title="a run", steps=[0, 10, 40], names=("a", "b"), counts=counts
+    )
+    assert png[:4] == b"\x89PNG" and len(drawn) == 2
+    for (axes, x, y, shares), layer in zip(drawn, (0, 1), strict=True):
+        assert x.tolist() == [-5, 5, 25, 55] and y.tolist() == list(EDGES)
+        assert axes.get_ylim() == (EDGES[5], EDGES[21])  # of both layers
+        assert axes.get_title() == f"layer {'ab'[layer]}"
+        size = np.maximum(counts[:, layer].sum(axis=1), 1)
+        np.testing.assert_array_equal(shares.filled(0), (counts[:, layer] / size[:, None]).T)
+        np.testing.assert_array_equal(shares.mask, counts[:, layer].T == 0)
+    one = counts[:1, :1] * 0  # nothing but zeros, at one record
+    as_bytes(gradient_histograms, title="", steps=[7], names=("a",), counts=one)
+    assert drawn[-1][1].tolist() == [6.5, 7.5] and drawn[-1][3].mask.all()
+    for steps, names in [([0, 1], "ab"), ([0, 10, 40], "abc"), ([0, 10, 10], "ab")]:
+        with pytest.raises(ValueError, match=r"counts of shape \(3, 2, 28\) .* rising steps"):
+            gradient_histograms(io.BytesIO(), title="", steps=steps, names=names, counts=counts)

@@ -166,6 +166,34 @@ def test_wasserstein1_has_its_closed_forms():
     assert optimal.wasserstein1(*boxes, edges) == pytest.approx(2, abs=1e-12)
 
 
+def laplace(mean):
+    return lambda x: -np.abs(x[:, 0] - mean) - math.log(2)
+
+
+@pytest.mark.parametrize("n", [201, 401, 1001])
+def test_what_the_edges_lose_of_a_mass_does_not_count_over_their_width(n):
+    edges = np.linspace(-60, 60, n)  # at kinks between them up to 0.8% of a mass is lost
+    assert optimal.wasserstein1(laplace(0), laplace(0.3), edges) == pytest.approx(0.3, abs=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.992, 1.008])
+@pytest.mark.parametrize("wide", [16, 200])
+def test_a_density_that_is_normalised_to_one_percent_is_normalised(wide, share):
+    edges = np.linspace(-wide, wide, 2001)
+    at = np.linspace(-wide, wide, 101)[:, None]
+    broad = gaussian(1, 4)  # its F and that of P are equal at −1 alone
+    expected = optimal.wasserstein1(P, broad, edges)
+    potential = optimal.optimal_wasserstein(P, broad, edges)(at)
+
+    def off(density):
+        return lambda x: density(x) + math.log(share)
+
+    for real, fake in ((P, off(broad)), (off(P), broad)):
+        assert optimal.wasserstein1(real, fake, edges) == pytest.approx(expected, abs=1e-10)
+        found = optimal.optimal_wasserstein(real, fake, edges)(at)
+        np.testing.assert_allclose(found, potential, atol=1e-9)
+
+
 # Optimal, says the loss itself
 
 COUNTS = np.array([[1, 5, 3, 2, 4, 3], [4, 1, 2, 2, 5, 4]])  # real and fake samples in each cell
@@ -277,6 +305,98 @@ def test_densities_that_are_zero_where_they_are_divided_by(best):
         critic(np.array([[0.0], [50.0], [60.0]]))
 
 
+def epanechnikov(x):
+    """The log of ¾(1 − x²) on [−1, 1], of primitives."""
+    inside = ops.subtract(1.0, ops.square(ops.reshape(x, shape=(x.shape[0],))))
+    with np.errstate(divide="ignore"):
+        return ops.log(ops.multiply(ops.gate(inside, inside, slope=0.0), 0.75))
+
+
+def test_a_critic_is_not_asked_where_the_generator_has_no_density():
+    real = gaussian(0.3, 1)
+    critic = optimal.optimal_gan(real, epanechnikov)
+    within = optimal.gauss_legendre((-1, 1), 16, 8)
+    loss = losses.minimax_generator
+    expected = optimal.location_gradient(loss, critic, epanechnikov, within)
+    beyond = optimal.gauss_legendre((-2, 2), 16, 16)
+    found = optimal.location_gradient(loss, critic, epanechnikov, beyond)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    x, weights = within.points[:, 0], within.weights  # ∫ −σ(D*)·D*′·p_g of the closed forms
+    p, q = stats.norm(0.3, 1).pdf(x), 0.75 * (1 - x**2)
+    slopes = (0.3 - x) + 2 * x / (1 - x**2)
+    np.testing.assert_allclose(found, [-(weights * q * p / (p + q)) @ slopes], rtol=1e-12)
+
+    both = optimal.optimal_gan(epanechnikov, epanechnikov)  # undefined beyond ±1
+    found = optimal.location_gradient(loss, both, epanechnikov, beyond)
+    np.testing.assert_allclose(found, [0.0], atol=1e-15)
+
+
+def box(low, high):
+    """The log-density of a box, 0 wide of it, of primitives."""
+
+    def log_density(x):
+        a = ops.reshape(x, shape=(x.shape[0],))
+        raw = a.data if type(a) is Tensor else a
+        inside = (raw > low) & (raw < high)
+        return ops.where(inside, ops.multiply(a, 0.0), np.full(len(raw), -np.inf))
+
+    return log_density
+
+
+def test_a_loss_that_is_infinite_where_the_generator_is_has_no_gradient():
+    rule = optimal.gauss_legendre((0.5, 1.5), 8, 2)
+    critic = optimal.optimal_gan(box(0, 1), box(0.5, 1.5))
+    with pytest.raises(ValueError, match="location_gradient: the loss or its slope is not finite"):
+        optimal.location_gradient(losses.non_saturating_generator, critic, box(0.5, 1.5), rule)
+    # √|x|: its mean is finite, its slope at 0 is not.
+    message = "location_gradient: the loss or its slope is not finite"
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=message):
+        optimal.location_gradient(
+            losses.wasserstein_generator,
+            lambda x: ops.power(ops.abs(x), 0.5),
+            P,
+            trapezoid((-8, 8), 33),
+        )
+
+
+def test_a_critic_without_derivative_has_no_gradient():
+    for critic in (optimal.optimal_hinge(P, Q), lambda x: np.ones(len(x))):
+        with pytest.raises(ValueError, match="location_gradient: .* critic with a derivative"):
+            optimal.location_gradient(losses.hinge_generator, critic, Q, LINE)
+
+
+def test_a_weight_below_zero_counts():
+    even, coarse = trapezoid((-11.0, 13.0), 193), trapezoid((-11.0, 13.0), 97)
+    rule = optimal.Rule(  # extrapolated: (4·fine − coarse)/3, here as two rules in one
+        np.concatenate([even.points, coarse.points]),
+        np.concatenate([even.weights * 4 / 3, coarse.weights / -3]),
+    )
+    critic = optimal.optimal_gan(P, Q)
+    found = optimal.location_gradient(losses.minimax_generator, critic, Q, rule)
+    expected = optimal.location_gradient(losses.minimax_generator, critic, Q, LINE)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_a_covariance_is_symmetric_to_rounding():
+    turn = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]
+    covariance = turn @ np.diag([1.0, 5.0, 0.1]) @ turn.T
+    covariance[0, 1] += 1e-15
+    x = np.random.default_rng(3).normal(size=(4, 3))
+    expected = stats.multivariate_normal(np.zeros(3), (covariance + covariance.T) / 2).logpdf(x)
+    np.testing.assert_allclose(gaussian(np.zeros(3), covariance)(x), expected, rtol=1e-12)
+
+
+def test_a_rule_is_a_rule():
+    for call in (
+        lambda rule: optimal.kullback_leibler(P, Q, rule),
+        lambda rule: optimal.location_gradient(
+            losses.minimax_generator, optimal.optimal_gan(P, Q), Q, rule
+        ),
+    ):
+        with pytest.raises(TypeError, match="the rule is a tuple; expected a Rule"):
+            call(tuple(LINE))
+
+
 def flat(x):
     return np.zeros(len(x))
 
@@ -292,7 +412,22 @@ def flat(x):
         ),
         (lambda: optimal.optimal_gan(P, lambda x: 0.0)(np.ones((2, 1))), "gave float for points"),
         (lambda: optimal.optimal_smoothed(P, Q, 0.2, 0.3), "0 <= fake_label < real_label <= 1"),
+        (lambda: log_of(lambda x: 0.5)(np.ones((2, 1))), "log_of: a density gave float for points"),
+        (lambda: log_of(lambda x: np.ones((2, 2)))(np.ones((2, 1))), r"gave \(2, 2\) for points"),
         (lambda: gaussian([0, 0], [[1, 2], [2, 1]]), "not positive definite"),
+        (lambda: gaussian([0, 0], [[1, 0.9], [0, 1]]), "not positive definite; .* symmetric"),
+        (lambda: gaussian(0, np.nan), "not positive definite; expected finite"),
+        (lambda: gaussian([0, 0], np.diag([1, np.inf])), "not positive definite; expected finite"),
+        (lambda: gaussian(np.nan, 1), "the mean is .nan.; expected finite"),
+        (
+            lambda: P(np.array([[0], [1]])),
+            "gaussian: points are int64; expected an array of floats",
+        ),
+        (lambda: P([[0.0]]), "gaussian: points are list; expected an array of floats"),
+        (
+            lambda: optimal.optimal_wasserstein(P, Q, EDGES)(np.array([[0], [1]])),
+            "optimal_wasserstein: points are int64",
+        ),
         (lambda: gaussian(0, np.eye(2)), r"expected \(d,\) and \(d, d\)"),
         (lambda: P(np.ones((3, 2))), r"expected \(N, 1\)"),
         (

@@ -349,6 +349,9 @@ def test_paths_are_powers_of_the_map_and_say_where_numbers_end():
     np.testing.assert_allclose(rows[-1], np.linalg.matrix_power(matrix, 20) @ rows[0])
     with pytest.raises(ValueError, match="of 20 steps a number is not finite, and none before it"):
         path(simultaneous_map(gan, *ZERO, rate=1e40), x, 20)
+    for steps in (0, 3):
+        with pytest.raises(ValueError, match="1 of the 2 numbers of the start are not finite"):
+            path(move, unflatten(np.array([1.0, np.nan]), x), steps)
 
 
 # Bad input
@@ -396,6 +399,64 @@ def test_what_does_not_converge_is_said():
     v = vector_field(gan, *batch)
     with pytest.raises(RuntimeError, match="of 2 eigenvalues of largest real part were found"):
         extreme_eigenvalues(v, x, 2, stream=tg.Stream(0), basis=4, restarts=2)
+
+
+def test_what_arpack_gives_up_is_said(monkeypatch):
+    import scipy.sparse.linalg as sparse
+
+    def eigs(*_, **__):
+        raise sparse.ArpackError(-9999)
+
+    monkeypatch.setattr(sparse, "eigs", eigs)
+    with pytest.raises(RuntimeError, match="Arnoldi's method with a basis of 10 of 10 cannot go"):
+        extreme_eigenvalues(ops.tanh, np.ones(10), 2, stream=tg.Stream(0))
+
+
+def test_eigenvalues_of_what_is_not_finite_or_not_square_are_refused():
+    """As of players that have diverged, of a slope that is infinite, and of another function."""
+    gan, x = dirac(gamma=0.3)
+    few = partial(extreme_eigenvalues, count=1, stream=tg.Stream(0))
+    for bad in (np.nan, np.inf):
+        broken = unflatten(np.array([bad, 0.0]), x)
+        says = "1 of the 2 numbers of the point are not finite; expected finite"
+        with pytest.raises(ValueError, match=f"eigenvalues: {says}"):
+            eigenvalues(vector_field(gan, *ZERO), broken)
+        with pytest.raises(ValueError, match=f"flow_stability: {says}"):
+            flow_stability(vector_field(gan, *ZERO), broken)
+        with pytest.raises(ValueError, match=f"map_stability: {says}"):
+            map_stability(simultaneous_map(gan, *ZERO), broken)
+        with pytest.raises(ValueError, match="extreme_eigenvalues: 1 of the 4 numbers"):
+            few(ops.tanh, np.array([1.0, bad, 0, 0]))
+    root = np.array([0.0, 1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="eigenvalues: .* entries of the Jacobian are not finite"):
+        eigenvalues(ops.sqrt, root)
+    with pytest.raises(ValueError, match="extreme_eigenvalues: 1 of the 4 entries of the Jacobian"):
+        few(ops.sqrt, root)
+    for found in (eigenvalues, few):
+        with pytest.raises(ValueError, match=r"f\(x\) has 2 numbers and x has 4; expected as many"):
+            found(lambda x: ops.tanh(x[:2]), root)
+
+
+def test_what_does_not_depend_on_the_point_has_slope_0():
+    """A side that rests, and a game that does not move at all."""
+    x = np.array([0.5, 2.0]), np.array([1.0, -1.0, 3.0])
+
+    def half(pair):
+        return ops.tanh(pair[0]), np.ones(3)
+
+    slope = 1 - np.tanh(x[0]) ** 2
+    np.testing.assert_allclose(jacobian(half, x), np.diag([*slope, 0, 0, 0]), rtol=1e-14)
+    product = linearized(half, x)(np.arange(1.0, 6.0))
+    np.testing.assert_allclose(product, [slope[0], 2 * slope[1], 0, 0, 0], rtol=1e-14)
+    found = extreme_eigenvalues(half, x, 2, stream=tg.Stream(0))
+    assert apart(found, slope) < 1e-12
+    for still in (
+        lambda pair: x,
+        lambda pair: trees.tree_map(lambda a: ops.multiply(a, 0.0), pair),
+    ):
+        found = extreme_eigenvalues(still, x, 3, stream=tg.Stream(0))
+        assert found.tolist() == [0, 0, 0] and found.dtype == complex
+        assert eigenvalues(still, x).tolist() == [0] * 5
 
 
 def test_linearized_answers_many_directions_from_one_tape():

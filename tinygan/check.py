@@ -98,7 +98,8 @@ def check_gradients(
 ):
     """Compare the derivatives of f at x, of orders 1 to ``order``, with finite differences.
 
-    Error: |engine − oracle| / max(|engine|, |oracle|, 10⁻⁴(1 + |φₖ₋₁|)).
+    Error: |engine − oracle| / max(|engine|, |oracle|, 10⁻⁴(1 + |φₖ₋₁|)); NaN, which does not pass,
+    if one of them is.
 
     Args:
         f: a function of one tree of Tensors that returns a Tensor or a tree of them. It must be
@@ -165,7 +166,7 @@ def _compare(f, x, u, vs, complex_step):
     near = (before(STEP) - before(-STEP)) / (2 * STEP)
     far = (before(2 * STEP) - before(-2 * STEP)) / (4 * STEP)
     difference = (4 * near - far) / 3
-    rough = abs(near - far) > 0.01 * max(abs(near), abs(far), scale)
+    rough = abs(near - far) > 0.01 * _largest(near, far, scale)
     note = "steps of 1e-3 and 2e-3 disagree: a kink nearby?" if rough else ""
     rows = [_row(order, "difference", engine, difference, scale, note)]
     if complex_step:
@@ -175,8 +176,13 @@ def _compare(f, x, u, vs, complex_step):
 
 
 def _row(order, oracle, engine, expected, scale, note):
-    error = abs(engine - expected) / max(abs(engine), abs(expected), scale)
+    error = abs(engine - expected) / _largest(engine, expected, scale)
     return Row(order, oracle, engine, expected, error, note)
+
+
+def _largest(*numbers):
+    """The largest absolute value; NaN if one is, where max() may pass over it."""
+    return float(np.max(np.abs(numbers)))
 
 
 def _normal_like(tree, stream):

@@ -107,7 +107,8 @@ def not_finite(a):
 def curves(x, lines, width=420, height=130):
     """Lines over a common x, as an SVG: the lowest and highest value at the left, a legend above.
 
-    Of many points the medians of blocks are drawn; what is not finite is left out.
+    Of many points the medians of blocks are drawn, those of their finite numbers; a block without
+    any is left out.
 
     Args:
         x: numbers (n,), rising.
@@ -164,9 +165,14 @@ def _scaled(values, start, end, first, last):
 
 
 def _medians(values, block):
-    """The medians of blocks; numbers left over at the end are a block of their own."""
+    """The medians of the finite numbers of blocks, NaN where there are none.
+
+    Numbers left over at the end are a block of their own.
+    """
     values = np.asarray(values, np.float64)
-    whole = len(values) - len(values) % block
-    with np.errstate(invalid="ignore"):
-        found = np.median(values[:whole].reshape(-1, block), axis=1)
-        return np.append(found, np.median(values[whole:])) if whole < len(values) else found
+    rows = np.full((-(-len(values) // block), block), np.nan)
+    rows.reshape(-1)[: len(values)] = np.where(np.isfinite(values), values, np.nan)
+    found, some = np.full(len(rows), np.nan), np.isfinite(rows).any(axis=1)
+    if some.any():  # nanmedian warns of rows without a number
+        found[some] = np.nanmedian(rows[some], axis=1)
+    return found

@@ -23,6 +23,7 @@ import numpy as np
 
 import tinygan
 from tinygan import conv, engine, html, norms, ops, optim
+from tinygan import tree as trees
 from tinygan.check import Report, check_gradients
 from tinygan.engine import Primitive
 from tinygan.engine import values as plain
@@ -140,8 +141,9 @@ def explain(op, *inputs, **params):
         inputs, params: a call of the op to measure on, away from kinks. Arrays of float64 are
             differentiated, also where a rule is None: zero has to be right. The rest is constant.
     Returns: an :class:`Explanation`; print it.
-    Raises: ValueError for a name that no primitive has, or inputs of which none can be
-        differentiated; TypeError for what is no primitive, and for inputs of another float type.
+    Raises: ValueError for a name that no primitive has, inputs of which none can be
+        differentiated, or a call without numbers; TypeError for what is no primitive, and for
+        inputs of another float type.
     """
     op = _primitive(op)
     rules, helpers, report = [], [], None
@@ -363,6 +365,13 @@ def _measure(op, sample):
         raise ValueError(
             f"explain: inputs {', '.join(map(_typed, inputs))} of {op.__name__}; expected a "
             "float64 array among them"
+        )
+    y = trees.leaves(sample.call(*inputs, **sample.params))
+    if not (sum(inputs[i].size for i in at) and sum(np.size(plain(a)) for a in y)):
+        raise ValueError(
+            f"explain: inputs {', '.join(map(_typed, inputs))} of {op.__name__}, where the float64 "
+            "ones or the result hold no number; expected arrays that are not empty, since nothing "
+            "else can be measured"
         )
 
     def call(x):

@@ -189,6 +189,11 @@ class Inspection:
         return iter(self.rows)
 
     def __getitem__(self, key):
+        if isinstance(key, bool) or not isinstance(key, (str, int, np.integer, Tensor)):
+            raise TypeError(
+                f"inspect: a row is asked for by a {type(key).__name__}; expected its name, its "
+                "number or its Tensor. All rows are in .rows"
+            )
         if type(key) is Tensor:
             found = [r for r, a in zip(self.rows, self._nodes, strict=True) if a is key]
         else:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinygan.backend import array_module, to_device, to_host
+from tinygan.engine import values
 from tinygan.ops import concatenate, one_hot
 
 IMAGES = 21
@@ -51,7 +52,8 @@ def linear_path(start, end, n=IMAGES):
     points that the generator has learned from; :func:`spherical_path` avoids that.
 
     Shapes: start, end (latent,), returns (n, latent).
-    Raises: ValueError for points of other shapes or that are not finite, and for n below 2.
+    Raises: TypeError for what are no arrays of floats; ValueError for points of other shapes or
+        that are not finite, and for n below 2.
     Source: P4, section 3.4, Zₙ = λR₁ + (1 − λ)R₂ with 21 images.
     """
     start, end = _ends("linear_path", start, end)
@@ -117,8 +119,10 @@ def combination(points, weights):
         weights: numbers (k,), or one such row for each combination (m, k); (1, −1, 1) for
             z₁ − z₂ + z₃.
     Shapes: returns (latent,) or (m, latent).
-    Raises: ValueError for weights that are not finite, or of another number than the points.
+    Raises: TypeError for points that are no array of floats; ValueError for points or weights that
+        are not finite, and for weights of another number than the points.
     """
+    _check_floats("combination", points=points)
     rows = np.asarray(weights, np.float64)
     if points.ndim != 2 or rows.ndim not in (1, 2) or rows.shape[-1] != len(points):
         raise ValueError(
@@ -127,6 +131,8 @@ def combination(points, weights):
         )
     if not np.isfinite(rows).all():
         raise ValueError(f"combination: weights {rows.tolist()}; expected finite numbers")
+    if not np.isfinite(values(points)).all():
+        raise ValueError("combination: a point that is not finite; expected finite latent points")
     return to_device(rows.astype(points.dtype), _device(points)) @ points
 
 
@@ -137,9 +143,11 @@ def with_class(noise, labels, classes):
         labels: a class for each point, or one for all.
         classes: how many there are, K.
     Shapes: noise (n, d), labels (n,) or a number, returns (n, d + K).
-    Raises: TypeError or ValueError for labels that are no classes, or of another number.
+    Raises: TypeError for noise that is no array of floats; TypeError or ValueError for labels that
+        are no classes, or of another number.
     Source: AC-GAN, whose generator takes both side by side (:class:`tinygan.systems.ACGAN`).
     """
+    _check_floats("with_class", noise=noise)
     labels = np.asarray(to_host(labels) if hasattr(labels, "shape") else labels)
     if labels.ndim == 0:
         labels = np.full(len(noise), labels)
@@ -159,9 +167,11 @@ def class_grid(noise, classes):
     noise, what is the same along a row from the class.
 
     Shapes: noise (n, d), returns (classes·n, d + classes).
-    Raises: as :func:`with_class`.
+    Raises: TypeError for noise that is no array of floats; ValueError for less than one class.
     Source: P4, figure 5; Odena et al. (2017).
     """
+    if classes < 1:
+        raise ValueError(f"class_grid: {classes} classes; expected 1 or more")
     labels = np.repeat(np.arange(classes), len(noise))
     return with_class(concatenate(*[noise] * classes, axis=0), labels, classes)
 
@@ -199,12 +209,16 @@ def variance_shares(images, rows):
             f"variance_shares: {len(x)} images in {rows} rows; expected a grid of 2 rows and 2 "
             "columns or more"
         )
-    x = x.reshape(rows, len(x) // rows, -1)
+    # From the first image, which changes no share: images that are the same so differ by exactly 0,
+    # not by what rounding makes of their mean.
+    x = x - x[0]
+    largest = np.abs(x).max(initial=0)
+    if largest == 0:
+        raise ValueError("variance_shares: all images are the same; expected some that differ")
+    x = (x / largest).reshape(rows, len(x) // rows, -1)  # no square overflows, or vanishes
     x = x - x.mean(axis=(0, 1))
     r, c = x.mean(axis=1, keepdims=True), x.mean(axis=0, keepdims=True)
     total = np.sum(x * x)
-    if not total > 0:
-        raise ValueError("variance_shares: all images are the same; expected some that differ")
     parts = [np.sum(np.square(np.broadcast_to(part, x.shape))) for part in (r, c, x - r - c)]
     return Shares(*(float(part / total) for part in parts))
 
@@ -274,7 +288,20 @@ def _images(name, images):
     return x.reshape(len(x), -1)
 
 
+def _check_floats(name, **arrays):
+    """Integers would make integers of what they are multiplied by."""
+    for what, a in arrays.items():
+        dtype = getattr(a, "dtype", None)
+        if getattr(dtype, "kind", "") != "f":
+            given = f"a {type(a).__name__}" if dtype is None else f"{dtype}{list(a.shape)}"
+            raise TypeError(
+                f"{name}: {what} is {given}; expected an array of floats. Make it one with "
+                "np.asarray(…, np.float32)"
+            )
+
+
 def _ends(name, start, end):
+    _check_floats(name, start=start, end=end)
     if start.ndim != 1 or start.shape != end.shape or start.dtype != end.dtype:
         raise ValueError(
             f"{name}: start is {start.dtype}{list(start.shape)}, end {end.dtype}"

@@ -6,12 +6,16 @@
 
 Source: P4, figure 4, which counts the |g| below .01 of each layer of D over the training of a DCGAN
 and of a WGAN. A count depends on how large a layer is, and on where the line is drawn: hence the
-fractions, the sweep over thresholds and the histograms.
+fractions, the sweep over thresholds and the histograms, of one gradient or over the training:
+
+    steps, names, fractions = seen.course("critic", .01)
+    steps, names, counts = seen.histograms("critic")
 """
 
 import csv
 import io
 import math
+import numbers
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -240,7 +244,7 @@ class Recorder:
             recorded before.
         every: iterations between records.
         batch: samples in a batch; the game's own without it (64 of a GAN).
-        thresholds: as in :func:`gradient_summary`.
+        thresholds: as in :func:`gradient_summary`; :data:`SWEEP` for a sweep over the training.
         sides: whose gradients; one alone takes half of the time.
     Raises: TypeError for another game, or what is no stream; ValueError for sizes below 1, and for
         other thresholds or sides. When called: TypeError for players that have no two sides;
@@ -329,6 +333,13 @@ class Recorder:
     def course(self, side="critic", threshold=None):
         """How the share of vanishing gradients went: (steps, names, fractions), layer by layer.
 
+        Of a ``Recorder(..., thresholds=SWEEP)``, this for each t in ``SWEEP`` is what
+        :func:`threshold_sweep` would have shown at every record:
+
+            np.stack([seen.course("critic", t)[2] for t in SWEEP], axis=-1)
+
+        of shape (records, layers, T).
+
         Args:
             side: "critic" or "generator", one that is recorded.
             threshold: one of the recorder's; the first without it.
@@ -341,14 +352,34 @@ class Recorder:
                 f"Recorder: the course of {side!r} below {threshold}; expected one of the sides "
                 f"{self.sides} and of the thresholds {self.thresholds}"
             )
+        at = self.thresholds.index(threshold)
+        return self._over_records(side, lambda layer: layer.fractions[at])
+
+    def histograms(self, side="critic"):
+        """How the sizes of the gradients went: (steps, names, counts), layer by layer.
+
+        counts[i, l, b] entries of layer l have log₁₀|g| in bin b of :data:`EDGES` at record i;
+        those that are 0 are in none. :func:`tinygan.study.plots.gradient_histograms` draws them.
+
+        Args:
+            side: "critic" or "generator", one that is recorded.
+        Shapes: steps (records,), names (layers,), counts (records, layers, bins).
+        Raises: ValueError for another side, and without records.
+        """
+        if side not in self.sides:
+            raise ValueError(
+                f"Recorder: the histograms of {side!r}; expected one of the sides {self.sides}"
+            )
+        return self._over_records(side, lambda layer: layer.histogram)
+
+    def _over_records(self, side, of):
         if not self.records:
             raise ValueError("Recorder: nothing recorded yet; expected a run that it watched")
         layers = [by_layer(getattr(record, side)) for record in self.records]
-        at = self.thresholds.index(threshold)
         return (
             np.array([record.step for record in self.records]),
             tuple(each.name for each in layers[0]),
-            np.array([[each.fractions[at] for each in row] for row in layers]),
+            np.array([[of(each) for each in row] for row in layers]),
         )
 
     def table(self, layers=True):
@@ -397,10 +428,14 @@ def _of_its_own(data, stream):
 
 
 def _thresholds(thresholds):
-    found = tuple(thresholds)
-    if not found or not all(isinstance(t, (int, float)) and 0 < t < math.inf for t in found):
+    found = tuple(thresholds) if np.iterable(thresholds) else ()
+    if not found or not all(_is_number(t) and 0 < t < math.inf for t in found):
         raise ValueError(
-            f"gradient_summary: thresholds are {found}; expected one or more numbers above 0, such "
-            "as P4's (0.01,)"
+            f"gradient_summary: thresholds are {thresholds!r}; expected a tuple of one or more "
+            "numbers above 0, such as P4's (0.01,)"
         )
     return tuple(map(float, found))
+
+
+def _is_number(t):
+    return isinstance(t, numbers.Real) and not isinstance(t, bool)  # NumPy's are registered

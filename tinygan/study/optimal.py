@@ -35,6 +35,7 @@ from tinygan.ops import (
 
 MASS_ERROR = 0.01  # how much of a density a rule may lose or invent
 SAME = 1e-13  # distribution functions that differ by less are equal: it is their rounding
+SKEW = 1e-10  # by which a covariance may fail to be symmetric, relative to its largest entry
 CELL = 5  # Gauss points for the mass between two edges
 
 
@@ -50,11 +51,13 @@ def log_of(density):
         density: a function of points, nowhere negative.
     Returns: a function of points. Where both densities of a pair are 0, also because they
         underflow, an optimal critic is undefined: a log-density written as such is better.
-    Raises: ValueError, when called, for a density that is negative or not finite.
+    Raises: ValueError, when called, for a density that is negative or not finite, or that does
+        not give one number for each point.
     """
 
     def log_density(points):
         p = density(points)
+        _check_each("log_of", "density", p, points)
         raw = to_host(_raw(p))
         wrong = ~((raw >= 0) & (raw < np.inf)).reshape(-1)
         if wrong.any():
@@ -78,7 +81,9 @@ def gaussian(mean, covariance):
         mean, covariance: numbers for d = 1, else arrays; those of a
             :class:`tinygan.data.Gaussian`, for one.
     Shapes: mean (d,), covariance (d, d); the function takes points (N, d) and gives (N,).
-    Raises: ValueError for shapes that do not fit, or a covariance that is not positive definite.
+    Raises: ValueError for shapes that do not fit, numbers that are not finite, or a covariance
+        that is not symmetric, to rounding, and positive definite; when called, for points of
+        another shape, or that are no floats.
     """
     mean = np.atleast_1d(np.asarray(mean, np.float64))
     covariance = np.atleast_2d(np.asarray(covariance, np.float64))
@@ -87,22 +92,33 @@ def gaussian(mean, covariance):
             f"gaussian: mean {mean.shape} with covariance {covariance.shape}; expected (d,) and "
             "(d, d)"
         )
-    try:
-        factor = np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError as error:
-        raise ValueError(
-            f"gaussian: the covariance {covariance.tolist()} is not positive definite"
-        ) from error
+    if not np.isfinite(mean).all():
+        raise ValueError(f"gaussian: the mean is {mean.tolist()}; expected finite numbers")
+    factor = _factor(covariance)
     whiten = np.linalg.inv(factor).T
     constant = -float(np.log(np.diag(factor)).sum()) - mean.size / 2 * math.log(2 * math.pi)
 
     def log_density(points):
-        if points.ndim != 2 or points.shape[1] != mean.size:
-            raise ValueError(f"gaussian: points of shape {points.shape}; expected (N, {mean.size})")
+        _check_points("gaussian", points, mean.size)
         u = matmul(subtract(points, _like(mean, points)), _like(whiten, points))
         return add(multiply(sum(square(u), axis=1), -0.5), constant)
 
     return log_density
+
+
+def _factor(covariance):
+    """L of Σ = L·Lᵀ, L lower triangular."""
+    # Cholesky reads one triangle alone, and takes NaN.
+    wide = np.abs(covariance).max()
+    if np.isfinite(wide) and np.abs(covariance - covariance.T).max() <= SKEW * wide:
+        try:
+            return np.linalg.cholesky(covariance)
+        except np.linalg.LinAlgError:
+            pass  # told below
+    raise ValueError(
+        f"gaussian: the covariance {covariance.tolist()} is not positive definite; expected finite "
+        "numbers, symmetric, with eigenvalues above 0"
+    )
 
 
 def mixture_density(real, fake, points):
@@ -225,16 +241,18 @@ def optimal_wasserstein(real, fake, edges):
     D*′(x) = sign(F_g(x) − F_r(x)), D*(edges[0]) = 0; slope 0 where the distribution functions are
     equal, where any slope within ±1 is optimal
 
-    F is exact to rounding for smooth densities; a jump of a density belongs on an edge. Where F_g −
-    F_r changes sign between two edges, it is taken for straight: kinks are right to the square of
-    the spacing. Beyond the edges the last slopes go on.
+    Both densities are divided by their mass within the edges. F is exact to rounding for smooth
+    densities; jumps and kinks of a density belong on edges. Where F_g − F_r changes sign between
+    two edges, it is taken for straight: the critic's kinks are right to the square of the spacing.
+    Beyond the edges the last slopes go on.
 
     Args:
         real, fake: log-densities on the line.
         edges: rising numbers that hold both densities' mass.
     Returns: a critic, a function of points, made of primitives.
     Shapes: edges (n,), points (N, 1), values (N,).
-    Raises: ValueError for edges that do not rise, or that do not hold the mass.
+    Raises: ValueError for edges that do not rise, or that miss more than 1% of the mass; when
+        called, for points of another shape, or that are no floats.
     Source: Villani, Topics in optimal transportation (2003), remarks 2.19; Arjovsky et al. (2017).
     """
     edges, excess, _ = _cumulated("optimal_wasserstein", real, fake, edges)
@@ -242,10 +260,7 @@ def optimal_wasserstein(real, fake, edges):
     heights = np.concatenate([[0.0], np.cumsum(slopes * np.diff(knots))])
 
     def critic(points):
-        if points.ndim != 2 or points.shape[1] != 1:
-            raise ValueError(
-                f"optimal_wasserstein: points of shape {points.shape}; expected (N, 1)"
-            )
+        _check_points("optimal_wasserstein", points, 1)
         x = reshape(points, shape=(points.shape[0],))
         cell = np.searchsorted(knots, to_host(_raw(x)), side="right") - 1
         cell = np.clip(cell, 0, len(slopes) - 1)
@@ -392,7 +407,8 @@ def kullback_leibler(p, q, rule):
         p, q: log-densities; of Tensors, the result is one too and can be differentiated.
         rule: a :class:`Rule`, whose bounds hold the mass of both.
     Returns: a float, nats; or a Tensor.
-    Raises: ValueError for a rule that misses more than 1% of the mass of p or q.
+    Raises: ValueError for a rule that misses more than 1% of the mass of p or q; TypeError for what
+        is no :class:`Rule`.
     """
     a, b = _masses("kullback_leibler", p, q, rule)
     if _divides_by_zero(a, b):
@@ -477,11 +493,20 @@ def _divides_by_zero(a, b):
 
 def _masses(where, p, q, rule):
     """log p and log q at a rule's points, whose masses are near 1."""
+    _check_rule(where, rule)
     found = [_log(where, density, rule.points) for density in (p, q)]
     for name, a in zip(("first", "second"), found, strict=True):
         mass = float((np.exp(_raw(a)) * rule.weights).sum())
         _check_mass(where, name, mass, "a rule of wider bounds or more points")
     return found
+
+
+def _check_rule(where, rule):
+    if not isinstance(rule, Rule):
+        raise TypeError(
+            f"{where}: the rule is a {type(rule).__name__}; expected a Rule, of trapezoid or "
+            "gauss_legendre, or Rule(points, weights)"
+        )
 
 
 def _check_mass(where, name, mass, remedy):
@@ -493,7 +518,7 @@ def _check_mass(where, name, mass, remedy):
 
 
 def _cumulated(where, real, fake, edges):
-    """Edges, F_g − F_r at them, and its integral between each two."""
+    """Edges, F_g − F_r at them, and its integral between each two; of the normalised densities."""
     edges = np.asarray(edges, np.float64)
     if edges.ndim != 1 or edges.size < 2 or not (np.diff(edges) > 0).all():
         raise ValueError(
@@ -508,11 +533,13 @@ def _cumulated(where, real, fake, edges):
     for name, density in (("first", real), ("second", fake)):
         log_p = to_host(_raw(_log(where, density, points[:, None])))
         mass = (np.exp(log_p) * weights).reshape(-1, CELL)
+        whole = float(mass.sum())
+        _check_mass(where, name, whole, "wider edges, or more of them")
+        mass = mass / whole  # else what is lost of it would count over all the width that follows
         total.append(np.concatenate([[0.0], np.cumsum(mass.sum(axis=1))]))
         # What lies at t adds to F from t on: y − t of the way from x to y.
         rest = edges[1:, None] - points.reshape(-1, CELL)
         areas.append(total[-1][:-1] * width + (mass * rest).sum(axis=1))
-        _check_mass(where, name, total[-1][-1], "wider edges, or more of them")
     excess = total[1] - total[0]
     excess[np.abs(excess) < SAME] = 0
     return edges, excess, areas[1] - areas[0]
@@ -544,20 +571,37 @@ def location_gradient(loss, critic, fake, rule):
     Args:
         loss: a generator's, of :mod:`tinygan.losses`: a mean over the batch of a function of each
             logit.
-        critic: a function of points alone, made of primitives.
+        critic: a function of each point alone, made of primitives; without jumps where p_g > 0,
+            whose part is in no slope. Where p_g = 0 it is not asked.
         fake: the log-density p_g.
         rule: a :class:`Rule`, whose bounds hold its mass.
     Shapes: returns (d,).
-    Raises: ValueError for a rule that misses more than 1% of the mass.
+    Raises: ValueError for a rule that misses more than 1% of the mass, a loss or a slope that is
+        not finite where p_g > 0, and a critic without derivative, such as that of
+        :func:`optimal_hinge`; TypeError for what is no :class:`Rule`.
     Source: Arjovsky & Bottou (2017), theorem 2.5; Goodfellow et al. (2014).
     """
+    _check_rule("location_gradient", rule)
     log_p = _raw(_log("location_gradient", fake, rule.points))
     mass = np.exp(log_p) * rule.weights
     remedy = "a rule of wider bounds or more points"
     _check_mass("location_gradient", "generator's", float(mass.sum()), remedy)
-    x = track(rule.points)
-    slopes = grad_values(loss(critic(x)), x) * len(rule.points)  # the loss is a mean
-    return mass @ slopes
+    held = mass != 0  # elsewhere the critic may be infinite or undefined, and 0·∞ is NaN
+    x = track(rule.points[held])
+    y = loss(critic(x))
+    if type(y) is not Tensor:
+        raise ValueError(
+            "location_gradient: the loss does not depend on the points through primitives; expected"
+            " a critic with a derivative. That of optimal_hinge has jumps alone"
+        )
+    slopes = grad_values(y, x) * len(x)  # the loss is a mean
+    if not (np.isfinite(y.data).all() and np.isfinite(slopes).all()):
+        raise ValueError(
+            "location_gradient: the loss or its slope is not finite where the generator's density "
+            "is above 0; expected finite numbers. At D* of the non-saturating loss the data's "
+            "density may not be 0 there"
+        )
+    return mass[held] @ slopes
 
 
 # Points and values
@@ -580,11 +624,7 @@ def _pair(where, real, fake, points):
 def _log(where, density, points):
     """A log-density at points, one number each, and none of them NaN or +∞."""
     a = density(points)
-    if not hasattr(a, "shape") or a.shape not in ((len(points),), (len(points), 1)):
-        raise ValueError(
-            f"{where}: a log-density gave {getattr(a, 'shape', type(a).__name__)} for points "
-            f"{points.shape}; expected one number for each point, ({len(points)},)"
-        )
+    _check_each(where, "log-density", a, points)
     raw = _raw(a)
     wrong = ~(raw < np.inf).reshape(-1)
     if bool(wrong.any()):
@@ -595,6 +635,25 @@ def _log(where, density, points):
             "log_of makes a log-density of a plain density"
         )
     return a if a.ndim == 1 else reshape(a, shape=(len(points),))
+
+
+def _check_each(where, what, a, points):
+    if not hasattr(a, "shape") or a.shape not in ((len(points),), (len(points), 1)):
+        raise ValueError(
+            f"{where}: a {what} gave {getattr(a, 'shape', type(a).__name__)} for points "
+            f"{points.shape}; expected one number for each point, ({len(points)},)"
+        )
+
+
+def _check_points(where, points, d):
+    dtype = getattr(points, "dtype", None)
+    if dtype is None or dtype.kind not in "fc":  # constants made integers would be wrong ones
+        raise ValueError(
+            f"{where}: points are {dtype or type(points).__name__}; expected an array of floats. "
+            "Convert with .astype(np.float64)"
+        )
+    if points.ndim != 2 or points.shape[1] != d:
+        raise ValueError(f"{where}: points of shape {points.shape}; expected (N, {d})")
 
 
 def _point(points, i):

@@ -1,14 +1,17 @@
 """Pictures in one house style: colour-blind safe, axes named, readable in print.
 
-Figures are made without pyplot: no global state, no window, any thread.
+Figures are made without pyplot: no global state, no window, any thread. :func:`png` gives a figure
+of your own in this style; :func:`scatter`, :func:`arrows`, :func:`curve`, :func:`image_panel` fill
+its axes.
 """
 
 import io
 
 import numpy as np
 
+from tinygan.html import COLORS
+
 REAL, FAKE, CRITIC, GENERATOR = "#56B4E9", "#D55E00", "#0072B2", "#D55E00"  # Okabe & Ito (2008)
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # the same palette
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -41,7 +44,7 @@ def toy_summary(file, *, title, real, samples, extent, surface, surface_label, f
         (cloud, land), (losses, norms) = fig.subplots(2, 2)
         fig.suptitle(title, fontsize=11)
 
-        _scatter(cloud, real, samples, extent)
+        scatter(cloud, real, samples, extent)
         cloud.set_title(f"Data and {len(samples):,} samples")
         cloud.legend(loc="upper right", markerscale=3)
 
@@ -49,7 +52,7 @@ def toy_summary(file, *, title, real, samples, extent, surface, surface_label, f
             surface, origin="lower", extent=(-extent, extent, -extent, extent), aspect="equal"
         )
         fig.colorbar(image, ax=land, shrink=0.85, label=surface_label)
-        _arrows(land, *field)
+        arrows(land, *field)
         land.set(title="Critic: value and direction of its slope", xlabel="x₁", ylabel="x₂")
 
         _losses(losses, history)
@@ -107,11 +110,7 @@ def image_panels(file, *, panels, columns=10):
         for axes, (title, images) in zip(
             fig.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
         ):
-            picture = tile(images, columns)
-            picture = picture.repeat(3, 2) if picture.shape[2] == 1 else picture
-            axes.imshow(picture, interpolation="nearest")
-            axes.set_title(title)
-            axes.axis("off")
+            image_panel(axes, images, title, columns)
         fig.savefig(file, dpi=200, format="png")
 
 
@@ -131,8 +130,8 @@ def loss_panels(file, *, panels):
         for (name, columns), color in zip(panels, COLORS, strict=False):
             step, loss = columns["step"], columns["critic_loss"]
             half = step > step[-1] / 2
-            _curve(whole, step, loss, color, name)
-            _curve(close, step[half], loss[half], color, name)
+            curve(whole, step, loss, color, name)
+            curve(close, step[half], loss[half], color, name)
         whole.set(title="Critic's loss, without penalty", xlabel="iteration", ylabel="loss")
         close.set(title="The last half", xlabel="iteration", ylabel="loss")
         whole.legend()
@@ -154,18 +153,18 @@ def tile(images, columns):
 
 def _losses(axes, history):
     step = history.column("step")
-    _curve(axes, step, history.column("critic_loss"), CRITIC, "critic, without penalty")
-    _curve(axes, step, history.column("generator_loss"), GENERATOR, "generator")
+    curve(axes, step, history.column("critic_loss"), CRITIC, "critic, without penalty")
+    curve(axes, step, history.column("generator_loss"), GENERATOR, "generator")
     if history.column("penalty").any():
-        _curve(axes, step, history.column("penalty"), "#009E73", "penalty (weighted)")
+        curve(axes, step, history.column("penalty"), "#009E73", "penalty (weighted)")
     axes.set(title="Losses", xlabel="iteration", ylabel="loss")
     axes.legend()
 
 
 def _gradient_norms(axes, history):
     step = history.column("step")
-    _curve(axes, step, history.column("critic_gradient"), CRITIC, "critic")
-    _curve(axes, step, history.column("generator_gradient"), GENERATOR, "generator")
+    curve(axes, step, history.column("critic_gradient"), CRITIC, "critic")
+    curve(axes, step, history.column("generator_gradient"), GENERATOR, "generator")
     axes.set(title="Gradient norms", xlabel="iteration", ylabel="‖gradient‖ of all parameters")
     if all((history.column(f"{side}_gradient") > 0).all() for side in ("critic", "generator")):
         axes.set_yscale("log")
@@ -186,7 +185,7 @@ def points(file, *, title, real, samples, extent):
     with rc_context(STYLE):
         fig = Figure(figsize=(3.6, 3.6), layout="constrained")
         axes = fig.subplots()
-        _scatter(axes, real, samples, extent)
+        scatter(axes, real, samples, extent)
         axes.set_title(title)
         fig.savefig(file, dpi=110, format="png")
 
@@ -240,7 +239,7 @@ def columns(file, *, title, history):
         ):
             for name, color in zip(group, COLORS, strict=False):
                 label = name.removesuffix("_loss").removesuffix("_gradient").replace("_", " ")
-                _curve(axes, step, history.column(name), color, label)
+                curve(axes, step, history.column(name), color, label)
             axes.set(xlabel="iteration", ylabel=what)
             axes.legend(frameon=True, framealpha=0.8, edgecolor="none")  # it may lie on curves
             values = np.concatenate([history.column(name) for name in group])
@@ -268,7 +267,7 @@ def toy_evolution(file, *, frames, real, extent, milliseconds=250):
             fig = Figure(figsize=(4, 4), layout="constrained")
             canvas = FigureCanvasAgg(fig)
             axes = fig.subplots()
-            _scatter(axes, real, samples, extent)
+            scatter(axes, real, samples, extent)
             axes.set_title(f"iteration {step:,}")
             canvas.draw()
             images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
@@ -278,6 +277,40 @@ def toy_evolution(file, *, frames, real, extent, milliseconds=250):
     )
 
 
+def png(paint, size, dpi=110, **subplots):
+    """A figure in the house style, as the bytes of a PNG.
+
+    >>> png(lambda axes: axes.plot([0, 1]), (4, 3))[:4]
+    b'\\x89PNG'
+
+    Args:
+        paint: a function that is given what ``Figure.subplots(**subplots)`` returns.
+        size: width and height, inches.
+        subplots: ``nrows``, ``ncols``, ``sharex``, …
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    buffer = io.BytesIO()
+    with rc_context(STYLE):
+        fig = Figure(figsize=size, layout="constrained")
+        paint(fig.subplots(**subplots))
+        fig.savefig(buffer, dpi=dpi, format="png")
+    return buffer.getvalue()
+
+
+def image_panel(axes, images, title, columns=10):
+    """Images side by side in axes of their own, under a title.
+
+    Shapes: images uint8 (n, H, W, 1 or 3).
+    """
+    picture = tile(images, columns)
+    picture = picture.repeat(3, 2) if picture.shape[2] == 1 else picture
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_title(title)
+    axes.axis("off")
+
+
 def as_bytes(draw, **kwargs):
     """What ``draw(file, **kwargs)`` writes, as bytes: a file can then be written whole."""
     buffer = io.BytesIO()
@@ -285,7 +318,11 @@ def as_bytes(draw, **kwargs):
     return buffer.getvalue()
 
 
-def _scatter(axes, real, samples, extent):
+def scatter(axes, real, samples, extent):
+    """Data and samples in the plane, on the square [−extent, extent]².
+
+    Shapes: real, samples (n, 2).
+    """
     axes.plot(*real.T, ".", ms=5, color=REAL, alpha=0.5, mew=0, label="data", rasterized=True)
     axes.plot(*samples.T, ".", ms=2, color=FAKE, alpha=0.7, mew=0, label="samples", rasterized=True)
     axes.set(
@@ -293,18 +330,22 @@ def _scatter(axes, real, samples, extent):
     )
 
 
-def _arrows(axes, points, slopes):
+def arrows(axes, points, slopes, color="white"):
+    """The direction of a slope at each point of a square grid; none where it is 0.
+
+    Shapes: points, slopes (n·n, 2), as of :func:`tinygan.study.fields.gradient_field`.
+    """
     length = np.linalg.norm(slopes, axis=1, keepdims=True)
     spacing = np.ptp(points[:, 0]) / (np.sqrt(len(points)) - 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         direction = np.where(length > 0, slopes / length, 0) * 0.7 * spacing
     axes.quiver(
-        *points.T, *direction.T, color="white", angles="xy", scale_units="xy", scale=1,
+        *points.T, *direction.T, color=color, angles="xy", scale_units="xy", scale=1,
         width=0.003, pivot="mid", alpha=0.85,
     )  # fmt: skip
 
 
-def _curve(axes, step, values, color, label):
+def curve(axes, step, values, color, label):
     """A thin line of the values and a thick one of their running median."""
     axes.plot(step, values, color=color, lw=0.4, alpha=0.3)
     width = max(1, len(values) // 100)
@@ -315,3 +356,62 @@ def _curve(axes, step, values, color, label):
     else:
         smooth = values
     axes.plot(step, smooth, color=color, lw=1.6, label=label)
+
+
+def gradient_histograms(file, *, title, steps, names, counts):
+    """How large the entries of each layer's gradient are over a run, as a PNG: a panel a layer.
+
+    The colour is the share of entries of that size in those of the layer that are not 0, on a log
+    scale; white is none. The dashed line is P4's threshold, .01. All panels have one scale; sizes
+    that no layer has are cut off.
+
+    Args:
+        file: where to write, a path or an open binary file.
+        steps, names, counts: of :meth:`tinygan.study.layers.Recorder.histograms`.
+    Shapes: steps (records,), rising; names (layers,), counts (records, layers, bins).
+    Raises: ValueError for counts of another shape, and for steps that do not rise.
+    Source: P4, figure 4, which shows the counts below the line alone.
+    """
+    from matplotlib import rc_context
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    from tinygan.study.layers import EDGES, THRESHOLD
+
+    steps, counts = np.asarray(steps, np.float64), np.asarray(counts)
+    expected = (len(steps), len(names), len(EDGES) - 1)
+    if counts.shape != expected or 0 in expected or (np.diff(steps) <= 0).any():
+        raise ValueError(
+            f"gradient_histograms: counts of shape {counts.shape} for {len(steps)} steps and "
+            f"{len(names)} names; expected {expected} and rising steps, as of Recorder.histograms"
+        )
+    whole = counts.sum(axis=2, keepdims=True)
+    shares = np.ma.masked_equal(counts / np.maximum(whole, 1), 0)
+    held = np.flatnonzero(counts.any(axis=(0, 1)))
+    low, high = (EDGES[held[0]], EDGES[held[-1] + 1]) if len(held) else (EDGES[0], EDGES[-1])
+    # A record's colour goes half of the way to the next ones.
+    half = np.diff(steps) / 2 if len(steps) > 1 else np.array([0.5])
+    ends = [steps[0] - half[0], *(steps[:-1] + half[: len(steps) - 1]), steps[-1] + half[-1]]
+    down = -(-len(names) // 5)
+    across = -(-len(names) // down)
+    with rc_context(STYLE):
+        fig = Figure(figsize=(1.4 + 1.9 * across, 0.9 + 2.1 * down), layout="constrained")
+        fig.suptitle(title, fontsize=11)
+        grid = fig.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+        for i, axes in enumerate(grid.flat):
+            if i >= len(names):
+                axes.set_visible(False)
+                continue
+            image = axes.pcolormesh(
+                ends, EDGES, shares[:, i].T, norm=LogNorm(1e-3, 1), rasterized=True
+            )
+            line = axes.axhline(np.log10(THRESHOLD), color=FAKE, lw=1.2, ls="--")
+            axes.set(title=f"layer {names[i]}", ylim=(low, high))
+            if i % across == 0:
+                axes.set_ylabel("log₁₀ |g|")
+            if i + across >= len(names):
+                axes.set_xlabel("iteration")
+                axes.tick_params(labelbottom=True)
+        fig.colorbar(image, ax=grid, label="share of entries", extend="min")
+        fig.legend([line], [f"|g| = {THRESHOLD:g}"], loc="outside lower right")
+        fig.savefig(file, dpi=110, format="png")

@@ -43,7 +43,7 @@ def linearized(f, x):
     Shapes: u (n,), J·u (m,), as of :func:`tinygan.study.vector_field.flatten`.
     """
     leaves = track(x)
-    y = f(leaves)
+    y = _tensors(f(leaves))
     u = trees.tree_map(lambda a: Tensor(np.zeros_like(a.data)), y)
     transposed = grad(y, leaves, u)  # Jᵀu, linear in u: its own transpose is J
 
@@ -63,7 +63,7 @@ def jacobian(f, x):
     Shapes: (m, n).
     """
     leaves = track(x)
-    y = f(leaves)
+    y = _tensors(f(leaves))
     like = values(y)
     rows = np.eye(flatten(like).size)
     return np.array([flatten(grad_values(y, leaves, unflatten(row, like))) for row in rows])
@@ -75,8 +75,15 @@ def eigenvalues(f, x):
     Args:
         f, x: as in :func:`linearized`, f(x) shaped like x.
     Shapes: (n,), complex.
+    Raises: ValueError for a point, or a Jacobian, that is not finite, and for an f(x) of another
+        number of numbers than x.
     """
-    return _sorted(np.linalg.eigvals(jacobian(f, x)))
+    _check_point("eigenvalues", x)
+    with np.errstate(all="ignore"):  # what is not finite is told below
+        found = jacobian(f, x)
+    _check_image("eigenvalues", len(found), found.shape[1])
+    _check_finite("eigenvalues", "entries of the Jacobian", found)
+    return _sorted(np.linalg.eigvals(found))
 
 
 def extreme_eigenvalues(
@@ -96,11 +103,11 @@ def extreme_eigenvalues(
             fewer restarts.
         restarts: at most so many; 10·n unless told.
     Returns: complex numbers, sorted as in :func:`eigenvalues`.
-    Raises: ValueError for other counts, and for another ``which``; RuntimeError if the method does
-        not converge.
+    Raises: ValueError for other counts, for another ``which``, and as :func:`eigenvalues`;
+        RuntimeError if the method does not converge, or cannot go on.
     Source: Lehoucq, Sorensen & Yang, ARPACK users' guide (1998).
     """
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
+    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs
 
     codes = {"largest real part": "LR", "largest modulus": "LM", "largest imaginary part": "LI"}
     if which not in codes:
@@ -111,11 +118,21 @@ def extreme_eigenvalues(
             f"extreme_eigenvalues: {count} eigenvalues of a game of {n} numbers; expected 1 to "
             f"{n - 2}. spectrum.eigenvalues gives them all"
         )
-    operator = LinearOperator((n, n), matvec=linearized(f, x), dtype=np.float64)
+    _check_point("extreme_eigenvalues", x)
+    with np.errstate(all="ignore"):  # what is not finite is told below
+        product = linearized(f, x)
+        first = stream.normal((n,), np.float64)
+        once = product(first)
+    _check_image("extreme_eigenvalues", len(once), n)
+    _check_finite("extreme_eigenvalues", "entries of the Jacobian times a vector", once)
+    if not once.any():
+        # A vector drawn at random: J is 0, and so are its eigenvalues. ARPACK would not begin.
+        return np.zeros(count, np.complex128)
+    operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
     basis = min(n, max(4 * count, 40)) if basis is None else basis
     try:
         found = eigs(
-            operator, count, which=codes[which], v0=stream.normal((n,), np.float64), ncv=basis,
+            operator, count, which=codes[which], v0=first, ncv=basis,
             maxiter=restarts, return_eigenvectors=False,
         )  # fmt: skip
     except ArpackNoConvergence as error:
@@ -124,9 +141,41 @@ def extreme_eigenvalues(
             f"found with a basis of {basis}: many may lie close together, as those at 0 along flat "
             "directions do. Ask for others or fewer, or take a larger basis or more restarts"
         ) from error
+    except ArpackError as error:
+        raise RuntimeError(
+            f"extreme_eigenvalues: Arnoldi's method with a basis of {basis} of {n} cannot go on "
+            f"({error}): the Jacobian may have a low rank. Take another basis or stream, or "
+            "spectrum.eigenvalues, which gives them all"
+        ) from error
     near = 1e-9 * np.abs(found).max()
     cut = [e.conjugate() for e in found if np.abs(found - e.conjugate()).min() > near]
     return _sorted(np.append(found, cut))
+
+
+def _tensors(tree):
+    """With Tensors for the plain arrays: what does not depend on the point has slope 0."""
+    return trees.tree_map(lambda a: a if type(a) is Tensor else Tensor(a), tree)
+
+
+def _check_point(name, x):
+    _check_finite(name, "numbers of the point", flatten(x))
+
+
+def _check_finite(name, what, numbers):
+    broken = numbers.size - int(np.isfinite(numbers).sum())
+    if broken:
+        raise ValueError(
+            f"{name}: {broken:,} of the {numbers.size:,} {what} are not finite; expected finite "
+            "ones (did training diverge?)"
+        )
+
+
+def _check_image(name, m, n):
+    if m != n:
+        raise ValueError(
+            f"{name}: f(x) has {m} numbers and x has {n}; expected as many, as of a vector field "
+            "or a map. Of others, spectrum.jacobian gives the matrix"
+        )
 
 
 def _sorted(found):
@@ -240,7 +289,9 @@ def flow_stability(v, x, **choices):
         v: of :func:`tinygan.study.vector_field.vector_field`.
         x: a pair of trees of arrays.
         choices: ``manifold``, ``tolerance``, ``rest``.
+    Raises: ValueError as :func:`eigenvalues`.
     """
+    _check_point("flow_stability", x)
     residual = float(np.linalg.norm(flatten(v(x))))
     return stability_of_flow(eigenvalues(v, x), residual=residual, **choices)
 
@@ -251,7 +302,9 @@ def map_stability(move, x, **choices):
     Args:
         move: of :func:`tinygan.study.vector_field.simultaneous_map` or ``alternating_map``.
         x, choices: as in :func:`flow_stability`.
+    Raises: ValueError as :func:`eigenvalues`.
     """
+    _check_point("map_stability", x)
     residual = float(np.linalg.norm(flatten(move(x)) - flatten(x)))
     return stability_of_map(eigenvalues(move, x), residual=residual, **choices)
 

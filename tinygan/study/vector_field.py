@@ -195,11 +195,18 @@ def path(move, start, steps):
         move: F, of :func:`simultaneous_map`, :func:`alternating_map` or :func:`flow_map`.
         start: a pair of trees of arrays.
     Shapes: returns (steps + 1, n), rows as of :func:`flatten`: (θ, ψ) of the Dirac-GAN.
-    Raises: ValueError for less than 0 steps, and where a number is no longer finite.
+    Raises: ValueError for less than 0 steps, for a start that is not finite, and where a number is
+        no longer finite.
     """
     if steps < 0:
         raise ValueError(f"path: steps is {steps}; expected 0 or more")
     point, rows = start, [flatten(start)]
+    broken = rows[0].size - int(np.isfinite(rows[0]).sum())
+    if broken:
+        raise ValueError(
+            f"path: {broken:,} of the {rows[0].size:,} numbers of the start are not finite; "
+            "expected finite ones (did training diverge?)"
+        )
     for i in range(steps):
         with np.errstate(over="ignore", invalid="ignore"):  # said in words, below
             point = move(point)
