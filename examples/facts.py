@@ -439,9 +439,9 @@ def fixed_alternation():
             float(distance[near] / distance[0]), "≤",
         ),
         Number(
-            "‖∂L/∂θ_G‖ there, of that at the start", 1.0, float(steepness[near] / steepness[0]), "≥"
+            "‖∂L/∂θ_G‖ there, of that at the start", 2.0, float(steepness[near] / steepness[0]), "≥"
         ),
-        Number("(D(x) − D(y))/ε there", 1.0, float(told[near] / epsilon), "≤"),
+        Number("|D(x) − D(y)|/ε there, 1 at the start", 0.5, float(abs(told[near]) / epsilon), "≤"),
         *(
             Number(
                 f"D-steps to ε = 1 from θ_D = 0 at ‖x − y‖ = {r:g}: ⌈ε/(α‖x − y‖²)⌉",
@@ -532,12 +532,13 @@ def constant_and_even():
                 2.5 / (2 * weight), float(np.linalg.norm(players.critic["theta"])),
             )
         )  # fmt: skip
-    deviations, limit = best_spreads(WEIGHTS)
-    for weight, deviation, before in zip(WEIGHTS, deviations, [1.0, *deviations], strict=False):
+    (free, *deviations), limit = best_spreads((0.0, *WEIGHTS))
+    for weight, deviation, before in zip(WEIGHTS, deviations, [free, *deviations], strict=False):
         found.append(
             Number(
-                f"deviation of σ(D) over samples, the best quadratic D at λ = {weight:g}", before,
-                deviation, "≤", 0.0,
+                f"deviation of σ(D) over samples, the best quadratic D at λ = {weight:g}, to half "
+                f"of that at λ = {weight / 10 if weight > 1 else 0:g}",
+                before / 2, deviation, "≤", 0.0,
             )
         )  # fmt: skip
     found.append(
@@ -558,7 +559,11 @@ def constant_and_even():
     flat = paths.path_slopes(lambda v: ops.matmul(v, np.array([[3.0], [4.0]])), x, y)
     return [
         *found,
-        Number("E‖∇D‖/√E‖∇D‖² along paths, a tanh D", 1.0, slopes.mean / root, "≤"),
+        Number(
+            "E‖∇D‖/√E‖∇D‖² along paths, a linear D", 1.0,
+            flat.mean / math.sqrt(np.square(flat.norms).mean()),
+        ),
+        Number("E‖∇D‖/√E‖∇D‖² along paths, a tanh D", 0.9, slopes.mean / root, "≤"),
         Number(
             "the same − 1/√(1 + variation²)", 0.0,
             slopes.mean / root - 1 / math.sqrt(1 + slopes.variation**2),
