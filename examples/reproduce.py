@@ -14,7 +14,6 @@ import argparse
 import difflib
 import json
 import sys
-import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -90,7 +89,6 @@ def reproduce(name, args):
     seeds = tuple(args.seeds or figure.seeds) if figure.seeds else ()
     jobs = figure.jobs(short, seeds)
     ensure(jobs, args.runs, args.jobs)
-    start = time.perf_counter()
     with threadpool_limits(1), tg.threads(1):  # the same numbers whatever runs beside it
         claim = figure.draw(short, seeds, args.runs)
     for ending, picture in claim.pictures.items():
@@ -110,10 +108,13 @@ def reproduce(name, args):
         "pictures": [f"{name}{ending}.png" for ending in claim.pictures],
         "runs": len(jobs),
         "cpu_seconds_of_runs": round(sum(seconds), 1),
-        "seconds_to_draw": round(time.perf_counter() - start, 1),
         "versions": versions(),
     }
-    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    lines = [
+        f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+        for key, value in report.items()
+    ]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
     write_whole(args.out / f"{name}.json", text.encode())
     return report
 

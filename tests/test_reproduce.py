@@ -205,10 +205,12 @@ def test_the_page_shows_every_figure_and_asks_for_all(figures, tmp_path, monkeyp
     assert "| [P0.F2](#p0f2) | A line | short | yes |" in text
     assert "| [P3.F1](#p3f1) | A line | full | no |" in text
     assert "**Short:** half the size" in text and "**Agrees: no.**" in text
-    assert "`python examples/reproduce.py P0.F2 --short`, seeds 0, 1, 2; 3 CPU minutes\n" in text
+    assert "`python examples/reproduce.py P0.F2 --short`, seeds 0, 1, 2; 3 CPU minutes; " in text
     for name in ("P0.F2.png", "P0.F2-close.png", "P3.F1.png"):
         assert f"(images/gallery/{name})" in text
         assert (tmp_path / "images" / "gallery" / name).exists()
+    assert "[its numbers](gallery/P3.F1.json)" in text
+    assert json.loads((tmp_path / "gallery" / "P3.F1.json").read_text())["agrees"] == "no"
 
 
 def test_vanishing_gradients_of_images_at_a_path(tmp_path):
@@ -246,6 +248,9 @@ def test_the_gallery_has_every_figure_and_its_pictures():
     folder = ROOT / "docs" / "images" / "gallery"
     for picture in folder.iterdir():
         assert f"(images/gallery/{picture.name})" in text
+    for name in reproduce.FIGURES:
+        report = json.loads((ROOT / "docs" / "gallery" / f"{name}.json").read_text())
+        assert report["measured"] in text and report["says"] in text
     shown = [line for line in text.splitlines() if line.startswith("![")]
     for line in shown:
         assert (ROOT / "docs" / line.partition("](")[2].rstrip(")")).exists()

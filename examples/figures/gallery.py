@@ -16,8 +16,8 @@ HEAD = """# Gallery
 
 Every figure and table of the papers, made by one command each: `python examples/reproduce.py NAME`.
 Under each stand what the paper says, what was measured over all the seeds, and whether the two
-agree. The verdict is a comparison of numbers, made by the same program; the numbers of every seed
-are in the `json` that the command writes.
+agree. The verdict is a comparison of numbers, made by the same program. The numbers of every seed
+are in a `json` that the command writes; those of this page are linked under each figure.
 
 **Short** says that the run was made smaller or shorter, to take CPU minutes where the paper's
 takes GPU hours: what was changed is said, and such a verdict is about the short run. Leave
@@ -37,7 +37,7 @@ on faces (ALI, VAEGAN).
 
 
 def write_page(path, folder, figures):
-    """Write the page, and copy its pictures to images/gallery beside it.
+    """Write the page, and copy its pictures to images/gallery and its numbers to gallery beside it.
 
     Raises: FileNotFoundError for figures that have not been made.
     """
@@ -48,8 +48,12 @@ def write_page(path, folder, figures):
         )
     reports = [json.loads((folder / f"{name}.json").read_text()) for name in figures]
     images = path.parent / "images" / "gallery"
-    images.mkdir(parents=True, exist_ok=True)
+    numbers = path.parent / "gallery"
+    for place in (images, numbers):
+        place.mkdir(parents=True, exist_ok=True)
     for report in reports:
+        name = f"{report['figure']}.json"
+        shutil.copyfile(folder / name, numbers / name)
         for picture in report["pictures"]:
             shutil.copyfile(folder / picture, images / picture)
     write_whole(path, page(reports).encode())
@@ -87,7 +91,7 @@ def section(report):
         yield f"- **Short:** {report['changed']}"
     command = f"python examples/reproduce.py {report['figure']}{' --short' if short else ''}"
     seeds = f", seeds {', '.join(map(str, report['seeds']))}" if report["seeds"] else ""
-    yield f"- `{command}`{seeds}{cost(report)}"
+    yield f"- `{command}`{seeds}{cost(report)}; [its numbers](gallery/{report['figure']}.json)"
     yield ""
     blocks = report["measured"].startswith("- ")  # a list, which begins on a line of its own
     yield f"*Measured.*{'' if blocks else ' ' + report['measured']}"
