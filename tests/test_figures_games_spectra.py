@@ -36,7 +36,7 @@ def test_dirac_ends_at_the_published_radii_and_is_judged_by_its_numbers():
     assert found["GAN + R₁, γ = .3"]["eigenvalue"] == pytest.approx([-0.15, 0.47697], abs=5e-6)
     assert "4 of 4 games" in claim.measured and "-0.15 ± 0.47697i" in claim.measured
     assert {name: png[:4] for name, png in claim.pictures.items()} == {
-        "": b"\x89PNG", "radius": b"\x89PNG"
+        "": b"\x89PNG", "-radius": b"\x89PNG"
     }  # fmt: skip
     for way, value in [
         (("GAN", "radii", "in turns"), 1e-5),
