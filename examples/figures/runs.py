@@ -138,7 +138,8 @@ class Trained(NamedTuple):
 def trained(training, root):
     """A training that is done, read from its folder.
 
-    Raises: FileNotFoundError for a folder that lacks what the figure needs.
+    Raises: FileNotFoundError for a folder that lacks what the figure needs; ValueError for files
+        that are damaged, or of a run that did not come to its end.
     """
     folder = root / training.name
     needed = ["run.json", "history.csv", *[f"players-{step}.npz" for step in training.marks]]
