@@ -541,7 +541,7 @@ def test_a_record_holds_floats_of_its_iteration(compiled, critic_steps):
         assert record[1:4] == pytest.approx(written_out, rel=1e-4)
         norms = [np.linalg.norm(flat(found.tree)) for found in (critic, generator)]
         both = [record.critic_gradient, record.generator_gradient]
-        assert both == pytest.approx(norms, rel=1e-4, abs=1e-7)  # rounding, where eager has 0
+        assert both == pytest.approx(norms, rel=1e-4, abs=2e-8)  # rounding, where eager has 0
     assert [record.step for record in found.history.records] == [1, 2, 3]
 
 
@@ -1157,10 +1157,11 @@ def each_part(found, expected):
 @only_numpy
 @pytest.mark.parametrize("name", LARGE)
 def test_a_compiled_iteration_in_float32_is_as_near_to_float64_as_the_eager_one(name, large):
-    """Twenty iterations, each from the same players; of each part the distances.
+    """Twenty iterations, each from the same players; of each part the largest distance.
 
-    Within a factor: the compiled one makes one product of two, and how a product is summed is up to
-    the processor's BLAS. A unit that rounding moves across its kink makes one iteration worse.
+    A Wasserstein critic's biases get the difference of two sums that nearly cancel. Eager makes the
+    sums apart, and often exactly; compiled they are one product, of whose terms, some thousand
+    times the result, rounding is left with some processors' BLAS.
     """
     cut, eagerly, seen = large
     *_, block, wanted = LARGE[name]
@@ -1177,14 +1178,14 @@ def test_a_compiled_iteration_in_float32_is_as_near_to_float64_as_the_eager_one(
         rates = 0.004 / (1 + i), 0.004 / (2 + i)
         exact = eagerly(iteration, gan, *tree.tree_map(np.float64, (players, *batch)), *rates)
         found = eagerly(iteration, gan, players, *batch, *rates)
-        for distances, result in (ours, compiled(players, *batch, *rates)), (theirs, found):
+        for worst, result in (ours, compiled(players, *batch, *rates)), (theirs, found):
             for part, distance in each_part(result, exact).items():
-                distances.setdefault(part, []).append(distance)
+                worst[part] = max(worst.get(part, 0), distance)
         players = found[0]
     assert seen == wanted
-    for part, distances in theirs.items():
-        assert np.median(ours[part]) <= 8 * np.median(distances) + FEW_ULPS, part
-        assert np.max(ours[part]) <= 20 * np.max(distances) + FEW_ULPS, part
+    for part, distance in theirs.items():
+        cancelled = gan.loss is losses.WASSERSTEIN and part == "critic's mean"
+        assert ours[part] <= 4 * distance + (1000 if cancelled else 1) * FEW_ULPS, part
 
 
 def of_nan(memory):
