@@ -355,3 +355,8 @@ def test_importing_and_using_the_cpu_does_not_import_cupy(tmp_path):
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.stderr == ""
     assert result.stdout == "float32\n"
+
+
+def test_an_array_says_where_it_is(stand_in):
+    assert backend.device_of(np.zeros(2)) == "cpu"
+    assert backend.device_of(stand_in.module.asarray(np.zeros(2))) == "gpu"

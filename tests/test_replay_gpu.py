@@ -434,9 +434,7 @@ def test_a_training_step_is_one_graph_and_equals_the_step_on_the_cpu(cp, name):
         arguments = draw(i)
         expected = step(here(on_gpu), *arguments)
         on_gpu, losses = replayed(on_gpu, *there(arguments))
-        assert_close(
-            (on_gpu, losses), expected, 1.5e-6
-        )  # by the BLAS
+        assert_close((on_gpu, losses), expected, 1.5e-6)  # by the BLAS
     assert repr(replayed) == "<compiled step: 1 programs, a CUDA graph>"
     runner = replayed.latest
     assert len(runner.sets) == 2 and len(runner.bound) <= 3

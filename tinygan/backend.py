@@ -75,6 +75,11 @@ def array_module(array):
     return sys.modules["cupy"] if type(array).__module__.partition(".")[0] == "cupy" else np
 
 
+def device_of(array):
+    """Where an array is, ``"cpu"`` or ``"gpu"``."""
+    return "cpu" if array_module(array) is np else "gpu"
+
+
 def check_device(device):
     """``device`` if it can be used here; ValueError or RuntimeError with the remedy if not."""
     if device not in DEVICES:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tinygan import tree as trees
-from tinygan.backend import Stream, array_module, to_device
+from tinygan.backend import Stream, device_of, to_device
 from tinygan.engine import Tensor, grad, track
 
 STEP = 1e-3  # of the five-point difference: error ~ STEP⁴, rounding ~ 1e-16/STEP
@@ -187,7 +187,6 @@ def _largest(*numbers):
 
 def _normal_like(tree, stream):
     def draw(a):
-        device = "cpu" if array_module(a) is np else "gpu"
-        return to_device(stream.normal(a.shape, np.float64), device)
+        return to_device(stream.normal(a.shape, np.float64), device_of(a))
 
     return trees.tree_map(draw, tree)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinygan.backend import array_module, to_device, to_host
+from tinygan.backend import device_of, to_device, to_host
 from tinygan.engine import values
 from tinygan.ops import concatenate, one_hot
 
@@ -57,7 +57,7 @@ def linear_path(start, end, n=IMAGES):
     Source: P4, section 3.4, Zₙ = λR₁ + (1 − λ)R₂ with 21 images.
     """
     start, end = _ends("linear_path", start, end)
-    t = to_device(np.linspace(0.0, 1.0, _number("linear_path", n)), _device(start))
+    t = to_device(np.linspace(0.0, 1.0, _number("linear_path", n)), device_of(start))
     t = t[:, None].astype(start.dtype)
     return (1 - t) * start + t * end
 
@@ -103,7 +103,7 @@ def spherical_path(start, end, n=IMAGES):
         weights = np.sin((1 - t) * angle) / math.sin(angle), np.sin(t * angle) / math.sin(angle)
     path = ((1 - t) * r + t * s) * (weights[0] * a + weights[1] * b)
     path[0], path[-1] = first, last  # exactly, not to rounding
-    return to_device(path.astype(start.dtype), _device(start))
+    return to_device(path.astype(start.dtype), device_of(start))
 
 
 def combination(points, weights):
@@ -133,7 +133,7 @@ def combination(points, weights):
         raise ValueError(f"combination: weights {rows.tolist()}; expected finite numbers")
     if not np.isfinite(values(points)).all():
         raise ValueError("combination: a point that is not finite; expected finite latent points")
-    return to_device(rows.astype(points.dtype), _device(points)) @ points
+    return to_device(rows.astype(points.dtype), device_of(points)) @ points
 
 
 def with_class(noise, labels, classes):
@@ -156,7 +156,7 @@ def with_class(noise, labels, classes):
             f"with_class: labels of shape {labels.shape} for {len(noise)} points; expected one for "
             "each, or a single one for all"
         )
-    codes = to_device(one_hot(labels, classes, noise.dtype), _device(noise))
+    codes = to_device(one_hot(labels, classes, noise.dtype), device_of(noise))
     return concatenate(noise, codes, axis=1)
 
 
@@ -271,10 +271,6 @@ def typical_distance(images):
     """
     x = _images("typical_distance", images)
     return math.sqrt(2 * np.sum(np.square(x - x.mean(axis=0))) / (len(x) - 1))
-
-
-def _device(array):
-    return "cpu" if array_module(array) is np else "gpu"
 
 
 def _images(name, images):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinygan.backend import array_module, to_device, to_host
+from tinygan.backend import device_of, to_device, to_host
 from tinygan.engine import Tensor, grad_values, track
 from tinygan.ops import (
     abs,
@@ -667,8 +667,7 @@ def _raw(a):
 def _like(a, points):
     """A constant as an array of the points' kind, dtype and device."""
     raw = _raw(points)
-    device = "cpu" if array_module(raw) is np else "gpu"
-    return to_device(np.asarray(a, raw.dtype), device)
+    return to_device(np.asarray(a, raw.dtype), device_of(raw))
 
 
 def _number(a):
